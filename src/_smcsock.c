@@ -1,0 +1,1068 @@
+/* _smcsock: the system calls of AF_SMC sockets, on descriptors.
+
+   CPython's socket module opens an AF_SMC socket but cannot build an address
+   for it.  An SMC socket takes and gives sockaddr_in and sockaddr_in6, so this
+   module does here what Modules/socketmodule.c does for a TCP socket: addresses,
+   name resolution, deadlines, signals (PEP 475), audit events.  It adds what SMC
+   needs and TCP does not: a connect() that knows how the kernel's SMC connect
+   fails (net/smc/af_smc.c), and the sock_diag record of one socket
+   (linux/smc_diag.h).  It holds no policy; that is the smcsock package's. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <limits.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/netlink.h>
+#include <linux/inet_diag.h>
+#include <linux/sock_diag.h>
+
+/* Older C libraries and kernel headers know none of these: they are the values
+   of linux/socket.h, linux/in.h and linux/smc.h. */
+#ifndef AF_SMC
+#define AF_SMC 43
+#endif
+#ifndef SOL_SMC
+#define SOL_SMC 286
+#endif
+#define SMCPROTO_SMC 0
+#define SMCPROTO_SMC6 1
+#define SMC_LIMIT_HS 1
+#define SMCSOCK_IPPROTO_SMC 256 /* an enumerator of netinet/in.h, or absent */
+
+#define NS_PER_S INT64_C(1000000000)
+#define NS_PER_MS INT64_C(1000000)
+
+typedef struct {
+    PyObject *gaierror; /* socket.gaierror */
+    PyObject *audit;    /* sys.audit: PySys_Audit() is in no limited API before 3.13 */
+    PyObject *str_fileno;
+    PyObject *str_socket_bind;
+    PyObject *str_socket_connect;
+} module_state;
+
+static module_state *
+get_state(PyObject *module)
+{
+    return (module_state *)PyModule_GetState(module);
+}
+
+/* ---- Arguments ---------------------------------------------------------- */
+
+/* The name that a static type gives in tp_name, and with it the standard
+   library in its messages: qualified for types outside builtins. */
+static PyObject *
+type_name(PyObject *obj)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    PyObject *name = PyType_GetName(type);
+    if (name == NULL || (PyType_GetFlags(type) & Py_TPFLAGS_HEAPTYPE)) {
+        return name;
+    }
+    PyObject *module = PyObject_GetAttrString((PyObject *)type, "__module__");
+    PyObject *full = NULL;
+    if (module != NULL && PyUnicode_CompareWithASCIIString(module, "builtins") == 0) {
+        full = Py_NewRef(name);
+    }
+    else if (module != NULL) {
+        full = PyUnicode_FromFormat("%U.%U", module, name);
+    }
+    Py_XDECREF(module);
+    Py_DECREF(name);
+    return full;
+}
+
+static bool
+check_arg_count(const char *function, Py_ssize_t given, Py_ssize_t expected)
+{
+    if (given == expected) {
+        return true;
+    }
+    PyErr_Format(PyExc_TypeError, "%s() takes exactly %zd arguments (%zd given)", function,
+                 expected, given);
+    return false;
+}
+
+static bool
+as_int(PyObject *obj, int *result)
+{
+    long value = PyLong_AsLong(obj);
+    if (value == -1 && PyErr_Occurred()) {
+        return false;
+    }
+    if (value < INT_MIN || value > INT_MAX) {
+        PyErr_SetString(PyExc_OverflowError, value > 0
+                                                 ? "signed integer is greater than maximum"
+                                                 : "signed integer is less than minimum");
+        return false;
+    }
+    *result = (int)value;
+    return true;
+}
+
+/* A descriptor, or an object with a fileno() method.  A closed socket's is -1;
+   the system call then reports EBADF, as it does for a TCP socket. */
+static bool
+as_fd(PyObject *module, PyObject *sock, int *fd)
+{
+    if (PyLong_Check(sock)) {
+        return as_int(sock, fd);
+    }
+    PyObject *number = PyObject_CallMethodObjArgs(sock, get_state(module)->str_fileno, NULL);
+    if (number == NULL) {
+        return false;
+    }
+    bool ok = as_int(number, fd);
+    Py_DECREF(number);
+    return ok;
+}
+
+static bool
+audit(PyObject *module, PyObject *event, PyObject *sock, PyObject *address)
+{
+    PyObject *result =
+        PyObject_CallFunctionObjArgs(get_state(module)->audit, event, sock, address, NULL);
+    Py_XDECREF(result);
+    return result != NULL;
+}
+
+/* A timeout as socket.gettimeout() gives it: None or seconds.  In nanoseconds,
+   rounded away from zero; -1 for None. */
+static bool
+as_timeout(PyObject *obj, int64_t *timeout)
+{
+    if (obj == Py_None) {
+        *timeout = -1;
+        return true;
+    }
+    double seconds = PyFloat_AsDouble(obj);
+    if (seconds == -1.0 && PyErr_Occurred()) {
+        return false;
+    }
+    if (seconds != seconds) {
+        PyErr_SetString(PyExc_ValueError, "Invalid value NaN (not a number)");
+        return false;
+    }
+    if (seconds < 0.0) {
+        PyErr_SetString(PyExc_ValueError, "Timeout value out of range");
+        return false;
+    }
+    double ns = seconds * (double)NS_PER_S;
+    if (ns >= (double)(INT64_MAX / 2)) {
+        PyErr_SetString(PyExc_OverflowError, "timestamp too large to convert to C PyTime_t");
+        return false;
+    }
+    *timeout = (int64_t)ns;
+    if ((double)*timeout < ns) {
+        *timeout += 1;
+    }
+    return true;
+}
+
+/* ---- Addresses ---------------------------------------------------------- */
+
+typedef union {
+    struct sockaddr sa;
+    struct sockaddr_in in;
+    struct sockaddr_in6 in6;
+} inet_address;
+
+typedef struct {
+    PyObject *owner; /* keeps name alive */
+    const char *name;
+} host_arg;
+
+static bool
+is_ascii(const char *text, Py_ssize_t size)
+{
+    for (Py_ssize_t i = 0; i < size; i++) {
+        if ((unsigned char)text[i] > 0x7f) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static const char *
+ascii_host(PyObject *str, Py_ssize_t *size)
+{
+    const char *name = PyUnicode_AsUTF8AndSize(str, size);
+    if (name == NULL) {
+        PyErr_Clear(); /* lone surrogates: the idna codec has the last word */
+        return NULL;
+    }
+    return is_ascii(name, *size) ? name : NULL;
+}
+
+/* An "O&" converter: str (through the idna codec unless ASCII), bytes or
+   bytearray to a C string. */
+static int
+host_converter(PyObject *obj, void *result)
+{
+    host_arg *host = result;
+    Py_ssize_t size = 0;
+    if (obj == NULL) {
+        Py_CLEAR(host->owner);
+        return 1;
+    }
+    if (PyUnicode_Check(obj)) {
+        host->name = ascii_host(obj, &size);
+        if (host->name != NULL) {
+            host->owner = Py_NewRef(obj);
+        }
+        else {
+            host->owner = PyUnicode_AsEncodedString(obj, "idna", NULL);
+            if (host->owner == NULL) {
+                PyErr_SetString(PyExc_TypeError, "encoding of hostname failed");
+                return 0;
+            }
+        }
+    }
+    else if (PyBytes_Check(obj)) {
+        host->owner = Py_NewRef(obj);
+    }
+    else if (PyByteArray_Check(obj)) {
+        /* A copy: another thread may resize it while the name is resolved. */
+        host->owner = PyBytes_FromObject(obj);
+        if (host->owner == NULL) {
+            return 0;
+        }
+    }
+    else {
+        PyObject *type = type_name(obj);
+        if (type != NULL) {
+            PyErr_Format(PyExc_TypeError, "str, bytes or bytearray expected, not %U", type);
+            Py_DECREF(type);
+        }
+        return 0;
+    }
+    if (PyBytes_Check(host->owner)) {
+        host->name = PyBytes_AsString(host->owner);
+        size = PyBytes_Size(host->owner);
+    }
+    if (strlen(host->name) != (size_t)size) {
+        Py_CLEAR(host->owner);
+        PyErr_SetString(PyExc_TypeError, "host name must not contain null character");
+        return 0;
+    }
+    return Py_CLEANUP_SUPPORTED;
+}
+
+static void
+set_gaierror(PyObject *module, int error)
+{
+    if (error == EAI_SYSTEM) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return;
+    }
+    PyObject *args = Py_BuildValue("(is)", error, gai_strerror(error));
+    if (args != NULL) {
+        PyErr_SetObject(get_state(module)->gaierror, args);
+        Py_DECREF(args);
+    }
+}
+
+/* getaddrinfo() with the GIL released; NULL with an exception set. */
+static struct addrinfo *
+resolve(PyObject *module, const char *name, const char *service, const struct addrinfo *hints)
+{
+    struct addrinfo *found = NULL;
+    int error, saved_errno;
+    Py_BEGIN_ALLOW_THREADS
+    error = getaddrinfo(name, service, hints, &found);
+    saved_errno = errno;
+    Py_END_ALLOW_THREADS
+    if (error) {
+        errno = saved_errno;
+        set_gaierror(module, error);
+        return NULL;
+    }
+    return found;
+}
+
+/* Fills in the IP address of a host: numeric, a name, "" (any address) or
+   "<broadcast>". */
+static bool
+set_host(PyObject *module, const char *name, int family, inet_address *address)
+{
+    struct addrinfo hints = {.ai_family = family};
+    struct addrinfo *found;
+
+    if (strcmp(name, "255.255.255.255") == 0 || strcmp(name, "<broadcast>") == 0) {
+        if (family != AF_INET) {
+            PyErr_SetString(PyExc_OSError, "address family mismatched");
+            return false;
+        }
+        address->in.sin_addr.s_addr = htonl(INADDR_BROADCAST);
+        return true;
+    }
+    if (family == AF_INET && inet_pton(AF_INET, name, &address->in.sin_addr) == 1) {
+        return true;
+    }
+    /* An address with a zone is getaddrinfo's: it knows the interfaces. */
+    if (family == AF_INET6 && strchr(name, '%') == NULL &&
+        inet_pton(AF_INET6, name, &address->in6.sin6_addr) == 1) {
+        return true;
+    }
+    if (name[0] == '\0') {
+        hints.ai_socktype = SOCK_DGRAM; /* any one: each type would be a result */
+        hints.ai_flags = AI_PASSIVE;
+        found = resolve(module, NULL, "0", &hints);
+        if (found != NULL && found->ai_next != NULL) {
+            freeaddrinfo(found);
+            PyErr_SetString(PyExc_OSError, "wildcard resolved to multiple address");
+            return false;
+        }
+    }
+    else {
+        found = resolve(module, name, NULL, &hints);
+    }
+    if (found == NULL) {
+        return false;
+    }
+    memcpy(address, found->ai_addr,
+           found->ai_addrlen < sizeof *address ? found->ai_addrlen : sizeof *address);
+    freeaddrinfo(found);
+    return true;
+}
+
+/* A Python address, (host, port) or (host, port[, flowinfo[, scopeid]]), to the
+   sockaddr of a family.  The exceptions are those of socketmodule.c's
+   getsockaddrarg(), to the letter; caller is the name in them.  Returns the
+   length, 0 with an exception set. */
+static socklen_t
+parse_address(PyObject *module, int family, PyObject *arg, const char *caller,
+              inet_address *address)
+{
+    const char *family_name = family == AF_INET ? "AF_INET" : "AF_INET6";
+    host_arg host = {NULL, NULL};
+    unsigned int flowinfo = 0, scope_id = 0;
+    int port, parsed;
+
+    if (family != AF_INET && family != AF_INET6) {
+        PyErr_Format(PyExc_OSError, "%s(): bad family", caller);
+        return 0;
+    }
+    if (!PyTuple_Check(arg)) {
+        PyObject *type = type_name(arg);
+        if (type != NULL) {
+            PyErr_Format(PyExc_TypeError, "%s(): %s address must be tuple, not %U", caller,
+                         family_name, type);
+            Py_DECREF(type);
+        }
+        return 0;
+    }
+    if (family == AF_INET) {
+        parsed = PyArg_ParseTuple(arg, "O&i;AF_INET address must be a pair (host, port)",
+                                  host_converter, &host, &port);
+    }
+    else {
+        parsed = PyArg_ParseTuple(arg,
+                                  "O&i|II;AF_INET6 address must be a tuple "
+                                  "(host, port[, flowinfo[, scopeid]])",
+                                  host_converter, &host, &port, &flowinfo, &scope_id);
+    }
+    if (!parsed) {
+        if (PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            PyErr_Format(PyExc_OverflowError, "%s(): port must be 0-65535.", caller);
+        }
+        return 0;
+    }
+    memset(address, 0, sizeof *address);
+    bool resolved = set_host(module, host.name, family, address);
+    host_converter(NULL, &host);
+    if (!resolved) {
+        return 0;
+    }
+    if (port < 0 || port > 0xffff) {
+        PyErr_Format(PyExc_OverflowError, "%s(): port must be 0-65535.", caller);
+        return 0;
+    }
+    if (flowinfo > 0xfffff) {
+        PyErr_Format(PyExc_OverflowError, "%s(): flowinfo must be 0-1048575.", caller);
+        return 0;
+    }
+    if (family == AF_INET) {
+        address->in.sin_family = AF_INET;
+        address->in.sin_port = htons((uint16_t)port);
+        return sizeof address->in;
+    }
+    address->in6.sin6_family = AF_INET6;
+    address->in6.sin6_port = htons((uint16_t)port);
+    address->in6.sin6_flowinfo = htonl(flowinfo);
+    address->in6.sin6_scope_id = scope_id;
+    return sizeof address->in6;
+}
+
+static PyObject *
+build_address(const inet_address *address)
+{
+    char host[INET6_ADDRSTRLEN];
+    if (address->sa.sa_family == AF_INET) {
+        inet_ntop(AF_INET, &address->in.sin_addr, host, sizeof host);
+        return Py_BuildValue("si", host, ntohs(address->in.sin_port));
+    }
+    if (address->sa.sa_family == AF_INET6) {
+        inet_ntop(AF_INET6, &address->in6.sin6_addr, host, sizeof host);
+        return Py_BuildValue("siII", host, ntohs(address->in6.sin6_port),
+                             ntohl(address->in6.sin6_flowinfo), address->in6.sin6_scope_id);
+    }
+    PyErr_Format(PyExc_OSError, "the kernel gave an address of family %d",
+                 address->sa.sa_family);
+    return NULL;
+}
+
+/* ---- Waiting ------------------------------------------------------------ */
+
+static int64_t
+monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+static int64_t
+deadline_after(int64_t timeout)
+{
+    return timeout > 0 ? monotonic_ns() + timeout : 0;
+}
+
+/* What poll() takes for the time that is left: milliseconds, rounded up so that
+   the deadline has passed when it returns. */
+static int
+poll_timeout(int64_t left)
+{
+    int64_t ms = left / NS_PER_MS + (left % NS_PER_MS > 0);
+    return ms > INT_MAX ? INT_MAX : (int)ms;
+}
+
+/* Waits for events on a descriptor until a deadline, signal handlers run and
+   their time counted.  Returns the events that came, 0 when the deadline has
+   passed, -1 with an exception set. */
+static int
+wait_for(int fd, short events, int64_t deadline)
+{
+    for (;;) {
+        struct pollfd pollfd = {.fd = fd, .events = events};
+        int64_t left = deadline - monotonic_ns();
+        int ready, error;
+        if (left < 0) {
+            return 0;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        ready = poll(&pollfd, 1, poll_timeout(left));
+        error = errno;
+        Py_END_ALLOW_THREADS
+        if (ready > 0) {
+            return pollfd.revents;
+        }
+        if (ready < 0 && error != EINTR) {
+            errno = error;
+            PyErr_SetFromErrno(PyExc_OSError);
+            return -1;
+        }
+        if (ready < 0 && PyErr_CheckSignals()) {
+            return -1;
+        }
+        /* Not yet: poll() takes 24 days at the most. */
+    }
+}
+
+/* ---- socket, bind, listen ------------------------------------------------ */
+
+PyDoc_STRVAR(socket_doc,
+"socket($module, type, proto, /)\n--\n\n"
+"Opens an AF_SMC socket, non-inheritable, and returns its descriptor.\n\n"
+"type is SOCK_STREAM, with SOCK_NONBLOCK if wanted; proto SMCPROTO_SMC or\n"
+"SMCPROTO_SMC6.  Raises OSError; EAFNOSUPPORT means a kernel without SMC.");
+
+static PyObject *
+smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    int type, proto, fd, error;
+    if (!check_arg_count("socket", nargs, 2) || !as_int(args[0], &type) ||
+        !as_int(args[1], &proto)) {
+        return NULL;
+    }
+    /* Blocks while the kernel loads the smc module. */
+    Py_BEGIN_ALLOW_THREADS
+    fd = socket(AF_SMC, type | SOCK_CLOEXEC, proto);
+    error = errno;
+    Py_END_ALLOW_THREADS
+    if (fd < 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return PyLong_FromLong(fd);
+}
+
+PyDoc_STRVAR(bind_doc,
+"bind($module, sock, family, address, /)\n--\n\n"
+"Binds a descriptor to a local address of family AF_INET or AF_INET6.\n\n"
+"sock is a descriptor or has a fileno() method, here and below.");
+
+static PyObject *
+smcsock_bind(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    int fd, family, res, error;
+    inet_address address;
+    if (!check_arg_count("bind", nargs, 3) || !as_int(args[1], &family)) {
+        return NULL;
+    }
+    socklen_t length = parse_address(module, family, args[2], "bind", &address);
+    if (length == 0 ||
+        !audit(module, get_state(module)->str_socket_bind, args[0], args[2]) ||
+        !as_fd(module, args[0], &fd)) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    res = bind(fd, &address.sa, length);
+    error = errno;
+    Py_END_ALLOW_THREADS
+    if (res < 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(listen_doc,
+"listen($module, sock, backlog, /)\n--\n\n"
+"Makes a descriptor listen; a negative backlog counts as 0.");
+
+static PyObject *
+smcsock_listen(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    int fd, backlog, res, error;
+    if (!check_arg_count("listen", nargs, 2) || !as_int(args[1], &backlog) ||
+        !as_fd(module, args[0], &fd)) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    res = listen(fd, backlog < 0 ? 0 : backlog);
+    error = errno;
+    Py_END_ALLOW_THREADS
+    if (res < 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- accept --------------------------------------------------------------- */
+
+PyDoc_STRVAR(accept_doc,
+"accept($module, sock, timeout, /)\n--\n\n"
+"Waits for a connection; returns its descriptor, non-inheritable, and the\n"
+"peer's address.\n\n"
+"timeout, in seconds or None, is that of a descriptor whose O_NONBLOCK fits\n"
+"it, as socket.gettimeout() gives it.  Raises TimeoutError after it.");
+
+static PyObject *
+smcsock_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    int listener, fd, error;
+    int64_t timeout;
+    inet_address peer = {0};
+    if (!check_arg_count("accept", nargs, 2) || !as_fd(module, args[0], &listener) ||
+        !as_timeout(args[1], &timeout)) {
+        return NULL;
+    }
+    const int64_t deadline = deadline_after(timeout);
+    for (;;) {
+        if (timeout > 0) {
+            int ready = wait_for(listener, POLLIN, deadline);
+            if (ready == 0) {
+                PyErr_SetString(PyExc_TimeoutError, "timed out");
+            }
+            if (ready <= 0) {
+                return NULL;
+            }
+        }
+        socklen_t length = sizeof peer;
+        Py_BEGIN_ALLOW_THREADS
+        fd = accept4(listener, &peer.sa, &length, SOCK_CLOEXEC);
+        error = errno;
+        Py_END_ALLOW_THREADS
+        if (fd >= 0) {
+            break;
+        }
+        if (error == EINTR) {
+            if (PyErr_CheckSignals()) {
+                return NULL;
+            }
+            continue;
+        }
+        /* Ready, but another thread or process took the connection. */
+        if (timeout > 0 && (error == EAGAIN || error == EWOULDBLOCK)) {
+            continue;
+        }
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    PyObject *address = build_address(&peer);
+    PyObject *result = address == NULL ? NULL : Py_BuildValue("iN", fd, address);
+    if (result == NULL) {
+        close(fd);
+    }
+    return result;
+}
+
+/* ---- connect -------------------------------------------------------------- */
+
+/* How an attempt to connect ended: 0, an errno, or one of these. */
+enum { RAISED = -1, TIMED_OUT = -2, HANDSHAKE_INTERRUPTED = -3 };
+
+static int
+call_connect(int fd, const inet_address *address, socklen_t length)
+{
+    int error;
+    Py_BEGIN_ALLOW_THREADS
+    error = connect(fd, &address->sa, length) < 0 ? errno : 0;
+    Py_END_ALLOW_THREADS
+    return error;
+}
+
+/* The outcome of a connect that ran on its own, once poll() has reported events.
+
+   For a TCP socket that is SO_ERROR.  smc_connect_work() in the kernel hands on
+   ECONNREFUSED and a few others only: after any other failure the socket hangs
+   up with no error at all, and a further connect() would say ECONNABORTED. */
+static int
+connect_outcome(int fd, int events)
+{
+    int error = 0;
+    socklen_t size = sizeof error;
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0) {
+        return errno;
+    }
+    if (error == EISCONN) {
+        return 0;
+    }
+    if (error == 0 && (events & (POLLHUP | POLLERR))) {
+        inet_address peer;
+        size = sizeof peer;
+        if (getpeername(fd, &peer.sa, &size) < 0) {
+            return errno == ENOTCONN ? ECONNABORTED : errno;
+        }
+    }
+    return error;
+}
+
+static int
+finish_connect(int fd, int64_t deadline)
+{
+    int events = wait_for(fd, POLLOUT, deadline);
+    if (events < 0) {
+        return RAISED;
+    }
+    return events == 0 ? TIMED_OUT : connect_outcome(fd, events);
+}
+
+/* Connects within a timeout.
+
+   An interrupted TCP connect goes on by itself, so the standard library waits
+   for it with poll().  An interrupted SMC connect does not: the CLC handshake
+   that follows the TCP connection is done inside the system call, and a poll()
+   would wait for ever.  Calling connect() again resumes it, for a TCP socket
+   too.  A signal that arrives during the handshake itself ends it for good; the
+   kernel then says EISCONN of the TCP connection underneath. */
+static int
+connect_within(int fd, const inet_address *address, socklen_t length, int64_t timeout)
+{
+    const int64_t deadline = deadline_after(timeout);
+    bool interrupted = false;
+    for (;;) {
+        int error = call_connect(fd, address, length);
+        if (error == EINTR) {
+            if (PyErr_CheckSignals()) {
+                return RAISED;
+            }
+            if (timeout == 0) {
+                return error;
+            }
+            interrupted = true;
+            continue;
+        }
+        if (interrupted && error == EISCONN) {
+            return HANDSHAKE_INTERRUPTED;
+        }
+        if (timeout > 0 && (error == EINPROGRESS || (interrupted && error == EALREADY))) {
+            return finish_connect(fd, deadline);
+        }
+        return error;
+    }
+}
+
+/* Parses the arguments of connect and connect_ex and connects.  Returns as
+   connect_within(). */
+static int
+connect_args(PyObject *module, PyObject *const *args, Py_ssize_t nargs, const char *caller)
+{
+    int fd, family;
+    int64_t timeout;
+    inet_address address;
+    if (!check_arg_count(caller, nargs, 4) || !as_int(args[1], &family) ||
+        !as_timeout(args[3], &timeout)) {
+        return RAISED;
+    }
+    socklen_t length = parse_address(module, family, args[2], caller, &address);
+    if (length == 0 ||
+        !audit(module, get_state(module)->str_socket_connect, args[0], args[2]) ||
+        !as_fd(module, args[0], &fd)) {
+        return RAISED;
+    }
+    return connect_within(fd, &address, length, timeout);
+}
+
+PyDoc_STRVAR(connect_doc,
+"connect($module, sock, family, address, timeout, /)\n--\n\n"
+"Connects a descriptor to an address of family AF_INET or AF_INET6.\n\n"
+"timeout as in accept().  Raises OSError, TimeoutError, socket.gaierror; and\n"
+"InterruptedError when a signal whose handler returned has ended the SMC\n"
+"handshake of a descriptor without a timeout, which cannot be resumed.");
+
+static PyObject *
+smcsock_connect(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    int outcome = connect_args(module, args, nargs, "connect");
+    switch (outcome) {
+    case 0:
+        Py_RETURN_NONE;
+    case RAISED:
+        return NULL;
+    case TIMED_OUT:
+        PyErr_SetString(PyExc_TimeoutError, "timed out");
+        return NULL;
+    case HANDSHAKE_INTERRUPTED: {
+        PyObject *value = Py_BuildValue(
+            "(is)", EINTR,
+            "a signal ended the SMC handshake (CLC), which the kernel cannot resume: "
+            "connect a new socket; with a timeout set, signals do no harm");
+        if (value != NULL) {
+            PyErr_SetObject(PyExc_OSError, value);
+            Py_DECREF(value);
+        }
+        return NULL;
+    }
+    default:
+        errno = outcome;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+}
+
+PyDoc_STRVAR(connect_ex_doc,
+"connect_ex($module, sock, family, address, timeout, /)\n--\n\n"
+"As connect(), but returns the errno of a system call that fails, EWOULDBLOCK\n"
+"after the timeout, and 0 when connected.");
+
+static PyObject *
+smcsock_connect_ex(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    int outcome = connect_args(module, args, nargs, "connect_ex");
+    switch (outcome) {
+    case RAISED:
+        return NULL;
+    case TIMED_OUT:
+        return PyLong_FromLong(EWOULDBLOCK);
+    case HANDSHAKE_INTERRUPTED:
+        return PyLong_FromLong(EINTR);
+    default:
+        return PyLong_FromLong(outcome);
+    }
+}
+
+/* ---- sock_diag ------------------------------------------------------------ */
+
+/* linux/smc_diag.h, which the headers of older distributions lack. */
+struct smc_diag_req {
+    uint8_t diag_family;
+    uint8_t pad[2];
+    uint8_t diag_ext;
+    struct inet_diag_sockid id;
+};
+
+struct smc_diag_msg {
+    uint8_t diag_family;
+    uint8_t diag_state;
+    uint8_t diag_mode;
+    uint8_t diag_shutdown;
+    struct inet_diag_sockid id;
+    uint32_t diag_uid;
+    __aligned_u64 diag_inode;
+};
+
+/* CONNINFO, LGRINFO and DMBINFO: the others come unasked. */
+#define SMC_DIAG_EXTENSIONS ((1u << (1 - 1)) | (1u << (2 - 1)) | (1u << (4 - 1)))
+
+/* The kernel fills at most this much of a dump at a time (smc_diag.c). */
+#define DIAG_BUFFER_SIZE 65536
+
+static int
+open_sock_diag(void)
+{
+    struct {
+        struct nlmsghdr header;
+        struct smc_diag_req request;
+    } message = {
+        .header = {.nlmsg_len = sizeof message,
+                   .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+                   .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
+        .request = {.diag_family = AF_SMC, .diag_ext = SMC_DIAG_EXTENSIONS},
+    };
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    if (fd < 0) {
+        return -1;
+    }
+    if (send(fd, &message, sizeof message, 0) < 0) {
+        int error = errno;
+        close(fd);
+        errno = error;
+        return -1;
+    }
+    return fd;
+}
+
+/* The outcome of a dump: the record's length (0: no such socket) and, when that
+   cannot be told, the errno. */
+typedef struct {
+    size_t length;
+    int error;
+    unsigned parts; /* messages that the dump came in */
+} diag_result;
+
+/* Looks through one datagram of a dump; true when it was the last to look at. */
+static bool
+scan_datagram(char *buffer, size_t size, uint64_t inode, diag_result *result)
+{
+    struct nlmsghdr *header = (struct nlmsghdr *)(void *)buffer;
+    for (; NLMSG_OK(header, size); header = NLMSG_NEXT(header, size)) {
+        void *payload = NLMSG_DATA(header);
+        size_t length = header->nlmsg_len - NLMSG_HDRLEN;
+        if (header->nlmsg_type == NLMSG_DONE) {
+            return true;
+        }
+        if (header->nlmsg_type == NLMSG_ERROR) {
+            int code = 0;
+            memcpy(&code, payload, length < sizeof code ? 0 : sizeof code);
+            result->error = code < 0 ? -code : EPROTO;
+            return true;
+        }
+        if (header->nlmsg_type != SOCK_DIAG_BY_FAMILY || length < sizeof(struct smc_diag_msg)) {
+            continue;
+        }
+        if (((struct smc_diag_msg *)payload)->diag_inode == inode) {
+            memmove(buffer, payload, length);
+            result->length = length;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Asks sock_diag for all SMC sockets, the only question that smc_diag answers,
+   and leaves the record of one at the start of buffer.  Called without the GIL. */
+static diag_result
+find_socket(uint64_t inode, char *buffer)
+{
+    diag_result result = {0};
+    int fd = open_sock_diag();
+    if (fd < 0) {
+        result.error = errno;
+        return result;
+    }
+    for (;;) {
+        ssize_t size = recv(fd, buffer, DIAG_BUFFER_SIZE, 0);
+        if (size < 0 && errno == EINTR) {
+            continue; /* the kernel answers at once: nothing waits on a signal */
+        }
+        if (size <= 0) {
+            result.error = size < 0 ? errno : EPROTO;
+            break;
+        }
+        result.parts++;
+        if (scan_datagram(buffer, (size_t)size, inode, &result)) {
+            break;
+        }
+    }
+    close(fd);
+    return result;
+}
+
+PyDoc_STRVAR(diag_doc,
+"diag($module, sock, /)\n--\n\n"
+"The kernel's sock_diag record of an SMC socket: a struct smc_diag_msg and its\n"
+"attributes (linux/smc_diag.h), as bytes; None if the kernel lists none with\n"
+"the descriptor's inode.\n\n"
+"Raises OSError; ENOENT means that the kernel has no smc_diag.");
+
+static PyObject *
+smcsock_diag(PyObject *module, PyObject *sock)
+{
+    int fd;
+    struct stat status;
+    diag_result result;
+    if (!as_fd(module, sock, &fd)) {
+        return NULL;
+    }
+    if (fstat(fd, &status) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    char *buffer = PyMem_Malloc(DIAG_BUFFER_SIZE);
+    if (buffer == NULL) {
+        return PyErr_NoMemory();
+    }
+    Py_BEGIN_ALLOW_THREADS
+    /* A dump in several parts counts its way along the list of sockets, so that
+       one is skipped when another goes away in between. */
+    int attempts = 0;
+    do {
+        result = find_socket(status.st_ino, buffer);
+    } while (result.length == 0 && result.error == 0 && result.parts > 1 && ++attempts < 8);
+    Py_END_ALLOW_THREADS
+    PyObject *record = NULL;
+    if (result.error != 0) {
+        errno = result.error;
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+    else if (result.length == 0) {
+        record = Py_NewRef(Py_None);
+    }
+    else {
+        record = PyBytes_FromStringAndSize(buffer, (Py_ssize_t)result.length);
+    }
+    PyMem_Free(buffer);
+    return record;
+}
+
+/* ---- Module ---------------------------------------------------------------- */
+
+static PyMethodDef methods[] = {
+    {"socket", (PyCFunction)(void (*)(void))smcsock_socket, METH_FASTCALL, socket_doc},
+    {"bind", (PyCFunction)(void (*)(void))smcsock_bind, METH_FASTCALL, bind_doc},
+    {"listen", (PyCFunction)(void (*)(void))smcsock_listen, METH_FASTCALL, listen_doc},
+    {"accept", (PyCFunction)(void (*)(void))smcsock_accept, METH_FASTCALL, accept_doc},
+    {"connect", (PyCFunction)(void (*)(void))smcsock_connect, METH_FASTCALL, connect_doc},
+    {"connect_ex", (PyCFunction)(void (*)(void))smcsock_connect_ex, METH_FASTCALL,
+     connect_ex_doc},
+    {"diag", smcsock_diag, METH_O, diag_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyObject *
+import_attribute(const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    if (module == NULL) {
+        return NULL;
+    }
+    PyObject *attribute = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    return attribute;
+}
+
+static int
+module_exec(PyObject *module)
+{
+    module_state *state = get_state(module);
+    state->gaierror = import_attribute("_socket", "gaierror");
+    state->audit = import_attribute("sys", "audit");
+    state->str_fileno = PyUnicode_InternFromString("fileno");
+    state->str_socket_bind = PyUnicode_InternFromString("socket.bind");
+    state->str_socket_connect = PyUnicode_InternFromString("socket.connect");
+    if (state->gaierror == NULL || state->audit == NULL || state->str_fileno == NULL ||
+        state->str_socket_bind == NULL || state->str_socket_connect == NULL ||
+        PyModule_AddIntMacro(module, AF_SMC) < 0 ||
+        PyModule_AddIntMacro(module, SMCPROTO_SMC) < 0 ||
+        PyModule_AddIntMacro(module, SMCPROTO_SMC6) < 0 ||
+        PyModule_AddIntConstant(module, "IPPROTO_SMC", SMCSOCK_IPPROTO_SMC) < 0 ||
+        PyModule_AddIntMacro(module, SOL_SMC) < 0 ||
+        PyModule_AddIntMacro(module, SMC_LIMIT_HS) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    module_state *state = get_state(module);
+    Py_VISIT(state->gaierror);
+    Py_VISIT(state->audit);
+    Py_VISIT(state->str_fileno);
+    Py_VISIT(state->str_socket_bind);
+    Py_VISIT(state->str_socket_connect);
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    module_state *state = get_state(module);
+    Py_CLEAR(state->gaierror);
+    Py_CLEAR(state->audit);
+    Py_CLEAR(state->str_fileno);
+    Py_CLEAR(state->str_socket_bind);
+    Py_CLEAR(state->str_socket_connect);
+    return 0;
+}
+
+static void
+module_free(void *module)
+{
+    module_clear((PyObject *)module);
+}
+
+/* One abi3 binary serves every CPython from 3.11 on, and an unknown slot is an
+   error to an older one: each def leaves out the slots that came after it.  The
+   numbers are part of the stable ABI. */
+#define SLOT_MULTIPLE_INTERPRETERS 3 /* Py_mod_multiple_interpreters, 3.12 */
+#define SLOT_GIL 4                   /* Py_mod_gil, 3.13 */
+#define PER_INTERPRETER_GIL ((void *)2)
+#define GIL_NOT_USED ((void *)1)
+
+static PyModuleDef_Slot slots[] = {
+    {SLOT_GIL, GIL_NOT_USED},
+    {SLOT_MULTIPLE_INTERPRETERS, PER_INTERPRETER_GIL},
+    {Py_mod_exec, (void *)module_exec},
+    {0, NULL},
+};
+
+PyDoc_STRVAR(module_doc, "System calls of AF_SMC sockets, on descriptors.");
+
+#define MODULE_DEF(first_slot)                                                        \
+    {                                                                                 \
+        PyModuleDef_HEAD_INIT, .m_name = "smcsock._smcsock", .m_doc = module_doc,     \
+        .m_size = sizeof(module_state), .m_methods = methods, .m_slots = (first_slot), \
+        .m_traverse = module_traverse, .m_clear = module_clear, .m_free = module_free, \
+    }
+
+static struct PyModuleDef def_3_13 = MODULE_DEF(slots);
+static struct PyModuleDef def_3_12 = MODULE_DEF(slots + 1);
+static struct PyModuleDef def_3_11 = MODULE_DEF(slots + 2);
+
+PyMODINIT_FUNC
+PyInit__smcsock(void)
+{
+    if (Py_Version >= 0x030d0000) {
+        return PyModuleDef_Init(&def_3_13);
+    }
+    if (Py_Version >= 0x030c0000) {
+        return PyModuleDef_Init(&def_3_12);
+    }
+    return PyModuleDef_Init(&def_3_11);
+}

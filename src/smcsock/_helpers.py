@@ -1,0 +1,123 @@
+"""create_connection and create_server, with the standard library's signatures."""
+
+import socket as _stdlib
+from typing import Any
+
+from ._socket import Fallback, socket
+
+__all__ = ["create_connection", "create_server"]
+
+# What the standard library's own callers (http.client, ftplib) pass for "not given".
+_DEFAULT_TIMEOUT: Any = _stdlib._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]
+
+
+def _connect(
+    family: int,
+    proto: int,
+    address: Any,
+    timeout: Any,
+    source_address: Any,
+    require_smc: bool,
+    fallback: Fallback | None,
+) -> socket:
+    sock = socket(family, _stdlib.SOCK_STREAM, proto, fallback=fallback)
+    try:
+        if timeout is not _DEFAULT_TIMEOUT:
+            sock.settimeout(timeout)
+        if source_address:
+            sock.bind(source_address)
+        sock.connect(address)
+        if require_smc:
+            sock._refuse_fallback()
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def create_connection(
+    address: tuple[str | None, int | str | None],
+    timeout: float | None = _DEFAULT_TIMEOUT,
+    source_address: Any = None,
+    *,
+    all_errors: bool = False,
+    require_smc: bool = False,
+    fallback: Fallback | None = None,
+) -> socket:
+    """Connects to (host, port), trying each address of the host in turn.
+
+    As socket.create_connection(): ``timeout`` in seconds for each attempt,
+    ``source_address`` to bind to first, ``all_errors`` for an ExceptionGroup in
+    place of the last error. With ``require_smc`` a connection that falls back to
+    TCP counts as failed, with FallbackError. ``fallback`` as for smcsock.socket.
+
+    The socket presents AF_INET or AF_INET6.
+    """
+    host, port = address
+    errors: list[OSError] = []
+    for family, _, proto, _, sockaddr in _stdlib.getaddrinfo(host, port, 0, _stdlib.SOCK_STREAM):
+        while True:
+            try:
+                return _connect(
+                    family, proto, sockaddr, timeout, source_address, require_smc, fallback
+                )
+            except InterruptedError:
+                # A signal ended the SMC handshake and its handler returned: unlike
+                # connect() on a caller's socket, this can go on with a new one.
+                continue
+            except OSError as error:
+                if not all_errors:
+                    errors.clear()
+                errors.append(error)
+            break
+    try:
+        if not errors:
+            raise OSError("getaddrinfo returns an empty list")
+        if not all_errors:
+            raise errors[0]
+        raise ExceptionGroup("create_connection failed", errors)
+    finally:
+        errors.clear()  # breaks the cycle of frame and traceback
+
+
+def create_server(
+    address: tuple[str, int] | tuple[str, int, int, int],
+    *,
+    family: int = _stdlib.AF_INET,
+    backlog: int | None = None,
+    reuse_port: bool = False,
+    dualstack_ipv6: bool = False,
+    fallback: Fallback | None = None,
+) -> socket:
+    """A listening socket bound to an address, SO_REUSEADDR set.
+
+    As socket.create_server(): ``family`` AF_INET or AF_INET6, ``backlog`` for
+    listen(), ``reuse_port`` to set SO_REUSEPORT, ``dualstack_ipv6`` to serve IPv4
+    on an AF_INET6 socket too. ``fallback`` as for smcsock.socket.
+    """
+    if dualstack_ipv6:
+        if not _stdlib.has_dualstack_ipv6():
+            raise ValueError("dualstack_ipv6 not supported on this platform")
+        if family != _stdlib.AF_INET6:
+            raise ValueError("dualstack_ipv6 requires AF_INET6 family")
+    sock = socket(family, _stdlib.SOCK_STREAM, fallback=fallback)
+    try:
+        sock.setsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_REUSEPORT, 1)
+        if sock._inet == _stdlib.AF_INET6:
+            v6only = 0 if dualstack_ipv6 else 1
+            sock.setsockopt(_stdlib.IPPROTO_IPV6, _stdlib.IPV6_V6ONLY, v6only)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            message = f"{error.strerror} (while attempting to bind on address {address!r})"
+            raise OSError(error.errno, message) from None
+        if backlog is None:
+            sock.listen()
+        else:
+            sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,333 @@
+"""The type: socket.socket for SMC."""
+
+import errno
+import os
+import socket as _stdlib
+import sys
+from typing import Any, Literal, TypeAlias, cast
+
+from . import _smcsock
+from ._errors import DiagUnavailableError, FallbackError, SMCUnsupportedError
+from ._info import Mode, SmcInfo, query
+from ._smcsock import AF_SMC, IPPROTO_SMC, SMCPROTO_SMC, SMCPROTO_SMC6
+
+__all__ = ["Fallback", "fromfd", "has_smc", "socket"]
+
+Fallback: TypeAlias = Literal["tcp", "error"]
+
+_AF_INET = _stdlib.AF_INET
+_AF_INET6 = _stdlib.AF_INET6
+_SOCK_STREAM = _stdlib.SOCK_STREAM
+_TYPE_FLAGS = _stdlib.SOCK_NONBLOCK | _stdlib.SOCK_CLOEXEC
+_DEFAULT_BACKLOG = min(_stdlib.SOMAXCONN, 128)
+
+_SMCPROTO = {_AF_INET: SMCPROTO_SMC, _AF_INET6: SMCPROTO_SMC6}
+_INET_FAMILY = {SMCPROTO_SMC: _AF_INET, SMCPROTO_SMC6: _AF_INET6}
+
+
+def has_smc() -> bool:
+    """Whether this process can open SMC sockets; asks the kernel by opening one.
+
+    The kernel may load its smc module to answer. Raises OSError when the question
+    cannot be settled (no descriptor or memory left).
+    """
+    try:
+        fd = _smcsock.socket(_SOCK_STREAM, SMCPROTO_SMC)
+    except OSError as error:
+        if error.errno in (errno.EAFNOSUPPORT, errno.EACCES, errno.EPERM):
+            return False
+        raise
+    os.close(fd)
+    return True
+
+
+def _tcp_allowed(fallback: Fallback | None) -> bool:
+    """Whether the caller, or else the environment, accepts a kernel without SMC."""
+    source = "fallback"
+    choice: str | None = fallback
+    if fallback is None:
+        source = "SMCSOCK_FALLBACK"
+        choice = os.environ.get(source) or "error"
+    if choice not in ("tcp", "error"):
+        raise ValueError(f"{source} must be 'tcp' or 'error', not {choice!r}")
+    return choice == "tcp"
+
+
+def _open(type: int, smcproto: int, fallback: Fallback | None) -> int | None:
+    """Opens an SMC socket: its descriptor, or None for a TCP socket instead."""
+    try:
+        return _smcsock.socket(type, smcproto)
+    except OSError as error:
+        # EAFNOSUPPORT for SMCPROTO_SMC6 alone is a kernel without IPv6.
+        if error.errno != errno.EAFNOSUPPORT or has_smc():
+            raise
+    if not _tcp_allowed(fallback):
+        raise SMCUnsupportedError
+    return None
+
+
+class socket(_stdlib.socket):
+    """An SMC socket: to its user a TCP socket, to the kernel a socket of AF_SMC.
+
+    ``socket()`` is ``socket(AF_SMC, SOCK_STREAM, SMCPROTO_SMC)``; SMCPROTO_SMC6 is
+    SMC over IPv6. ``socket(AF_INET)`` and ``socket(AF_INET6)`` open the same SMC
+    sockets but report that family, for code that decides by it (ssl, asyncio);
+    ``proto`` then is 0 or IPPROTO_TCP, as asked. Addresses are those of AF_INET and
+    AF_INET6.
+
+    ``fileno`` adopts a descriptor if it is an SMC socket, else ValueError. It then
+    presents AF_SMC, or AF_INET/AF_INET6 if it was opened with IPPROTO_SMC or
+    ``family`` asks for it.
+
+    ``fallback="tcp"`` allows a plain TCP socket where the kernel has no SMC; without
+    it that is SMCUnsupportedError. None takes the environment variable
+    SMCSOCK_FALLBACK, "tcp" or "error".
+    """
+
+    __module__ = "smcsock"
+    __slots__ = ("_family", "_inet", "_is_tcp", "_proto")
+
+    _family: int  # as presented
+    _inet: _stdlib.AddressFamily  # of its addresses; the base class holds it too
+    _is_tcp: bool  # opened for want of SMC in the kernel
+    _proto: int
+
+    def __init__(
+        self,
+        family: int = -1,
+        type: int = -1,
+        proto: int = -1,
+        fileno: int | None = None,
+        *,
+        fallback: Fallback | None = None,
+    ) -> None:
+        if fileno is not None:
+            self._adopt_unknown(family, type, proto, fileno, fallback)
+            return
+        if family == -1:
+            family = AF_SMC
+        if type == -1:
+            type = _SOCK_STREAM
+        self._present(family, proto)
+        if type & ~_TYPE_FLAGS != _SOCK_STREAM:
+            raise OSError(errno.ESOCKTNOSUPPORT, os.strerror(errno.ESOCKTNOSUPPORT))
+        if family == AF_SMC:
+            # The base class raises the event too, but knows the socket as INET.
+            sys.audit("socket.__new__", self, family, type, self._proto)
+        fd = _open(type, _SMCPROTO[self._inet], fallback)
+        self._is_tcp = fd is None
+        if fd is None:
+            super().__init__(self._inet, type, 0)
+        else:
+            self._adopt(fd, type)
+
+    def _present(self, family: int, proto: int) -> None:
+        """Settles how the socket presents itself; OSError if it is no SMC socket."""
+        self._is_tcp = False
+        if family == AF_SMC:
+            self._family = AF_SMC
+            self._proto = SMCPROTO_SMC if proto == -1 else proto
+            if self._proto not in _INET_FAMILY:
+                raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
+            self._inet = _INET_FAMILY[self._proto]
+        elif family in (_AF_INET, _AF_INET6):
+            self._family = self._inet = _stdlib.AddressFamily(family)
+            self._proto = 0 if proto in (-1, IPPROTO_SMC) else proto
+            if self._proto not in (0, _stdlib.IPPROTO_TCP):
+                raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
+        else:
+            raise OSError(
+                errno.EAFNOSUPPORT,
+                f"{os.strerror(errno.EAFNOSUPPORT)}: smcsock opens sockets of AF_SMC, "
+                f"AF_INET and AF_INET6, not {family}",
+            )
+
+    def _adopt(self, fd: int, type: int) -> None:
+        """Takes over a new descriptor, which is closed if that fails."""
+        try:
+            super().__init__(self._inet, type, self._proto, fd)
+        except BaseException:
+            super().detach()
+            os.close(fd)
+            raise
+
+    def _adopt_unknown(
+        self, family: int, type: int, proto: int, fd: int, fallback: Fallback | None
+    ) -> None:
+        """Takes over a caller's descriptor, which stays the caller's if that fails."""
+        self._family, self._proto = family, proto  # for repr, until they are known
+        super().__init__(-1, type, proto, fd)
+        try:
+            self._recognise(family, proto, fallback)
+        except BaseException:
+            super().detach()
+            raise
+
+    def _recognise(self, family: int, proto: int, fallback: Fallback | None) -> None:
+        inet = cast(_stdlib.AddressFamily, super().family)
+        domain = self.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_DOMAIN)
+        protocol = self.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_PROTOCOL)
+        is_tcp = False
+        if inet not in (_AF_INET, _AF_INET6):
+            raise ValueError(f"descriptor {self.fileno()} is no SMC socket: its family is {domain}")
+        if domain == AF_SMC:
+            own_family = AF_SMC
+        elif protocol == IPPROTO_SMC:
+            own_family = inet
+        elif protocol == _stdlib.IPPROTO_TCP:
+            # A TCP socket, or an SMC socket after a fallback: to every system call
+            # the kernel then puts the TCP socket in its place. sock_diag knows.
+            own_family, is_tcp = self._family_of_fallback(inet, fallback)
+        else:
+            raise ValueError(
+                f"descriptor {self.fileno()} is no SMC socket: its protocol is {protocol}"
+            )
+        if family == -1:
+            family = own_family
+        if proto == -1 or family == AF_SMC:
+            proto = _SMCPROTO[inet] if family == AF_SMC else 0
+        self._present(family, proto)
+        if self._inet != inet:
+            raise ValueError(f"descriptor {self.fileno()} is of {inet!r}, not of family {family}")
+        self._is_tcp = is_tcp
+
+    def _family_of_fallback(self, inet: int, fallback: Fallback | None) -> tuple[int, bool]:
+        refusal = f"descriptor {self.fileno()} is a TCP socket, not an SMC socket"
+        try:
+            info = query(self, inet)
+        except DiagUnavailableError as error:
+            if not _tcp_allowed(fallback):
+                raise ValueError(f"{refusal}, as far as can be told: {error.strerror}") from None
+            info = None
+        if info is not None:
+            return AF_SMC, False
+        if not _tcp_allowed(fallback):
+            raise ValueError(refusal)
+        return inet, True
+
+    @classmethod
+    def _like(cls, sock: "socket", fd: int) -> "socket":
+        """A socket for a new descriptor that presents itself as another one does."""
+        new = cls.__new__(cls)
+        new._family, new._inet = sock._family, sock._inet
+        new._proto, new._is_tcp = sock._proto, sock._is_tcp
+        new._adopt(fd, _SOCK_STREAM)
+        return new
+
+    @property
+    def family(self) -> Any:
+        """AF_SMC, AF_INET or AF_INET6: how the socket presents itself."""
+        return self._family
+
+    @property
+    def proto(self) -> int:
+        """SMCPROTO_SMC or SMCPROTO_SMC6 with AF_SMC, else 0 or IPPROTO_TCP."""
+        return self._proto
+
+    def bind(self, address: Any, /) -> None:
+        """Binds to a local address; raises as socket.socket.bind()."""
+        _smcsock.bind(self, self._inet, address)
+
+    def listen(self, backlog: int = _DEFAULT_BACKLOG, /) -> None:
+        """Lets peers connect; backlog is how many may wait to be accepted."""
+        _smcsock.listen(self, backlog)
+
+    def accept(self, *, require_smc: bool = False) -> tuple["socket", Any]:
+        """Waits for a connection; returns its socket and the peer's address.
+
+        With ``require_smc`` a connection that fell back to TCP is closed and
+        FallbackError raised; the next accept() waits for the next one.
+        """
+        fd, address = _smcsock.accept(self, self.gettimeout())
+        conn = socket._like(self, fd)
+        if require_smc:
+            conn._refuse_fallback()
+        return conn, address
+
+    def connect(self, address: Any, /) -> None:
+        """Connects to an address; raises as socket.socket.connect().
+
+        Returns once the CLC handshake is over. Without a timeout, InterruptedError
+        is raised when a signal arrives during that handshake and its handler
+        returns: the kernel cannot resume it, and the socket is of no more use.
+        """
+        _smcsock.connect(self, self._inet, address, self.gettimeout())
+
+    def connect_ex(self, address: Any, /) -> int:
+        """As connect(), but returns an errno where a system call fails."""
+        return _smcsock.connect_ex(self, self._inet, address, self.gettimeout())
+
+    def dup(self) -> "socket":
+        """A second socket for the same connection."""
+        new = self._like(self, os.dup(self.fileno()))
+        new.settimeout(self.gettimeout())
+        return new
+
+    def smc_info(self) -> SmcInfo:
+        """What this socket is: SMC-D, SMC-R or TCP and why, buffers, link group.
+
+        Costs a dump of all SMC sockets of the network namespace. Needs no
+        privilege. Raises DiagUnavailableError where the kernel's smc_diag is
+        missing, else OSError.
+        """
+        if self._is_tcp:
+            os.fstat(self.fileno())  # EBADF if closed, as for an SMC socket
+            return SmcInfo(Mode.TCP)
+        info = query(self, self._inet)
+        if info is None:
+            raise DiagUnavailableError(
+                errno.ENOENT, "the kernel does not list this socket in this network namespace"
+            )
+        return info
+
+    def _fell_back(self) -> bool:
+        """Whether this connection is TCP; tells without sock_diag."""
+        return self._is_tcp or (
+            self.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_PROTOCOL) == _stdlib.IPPROTO_TCP
+        )
+
+    def _refuse_fallback(self) -> None:
+        """Closes a connection that fell back to TCP and raises FallbackError."""
+        try:
+            if not self._fell_back():
+                return
+            try:
+                info: SmcInfo | None = self.smc_info()
+                why = str(info)
+            except DiagUnavailableError as error:
+                info, why = None, f"TCP, for a reason unknown: {error.strerror}"
+        except BaseException:
+            self.close()
+            raise
+        self.close()
+        raise FallbackError(f"SMC was required but the connection is {why}", info)
+
+    def to_stdlib(self) -> _stdlib.socket:
+        """Hands the descriptor over to a plain socket.socket, and returns that.
+
+        It presents AF_INET or AF_INET6 and keeps the timeout; this socket is left
+        as after detach(). For libraries that insist on the exact type.
+        """
+        fd = self.fileno()
+        if fd == -1:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        proto = 0 if self._family == AF_SMC else self._proto
+        timeout = self.gettimeout()
+        plain = _stdlib.socket(self._inet, _SOCK_STREAM, proto, fd)
+        self.detach()
+        plain.settimeout(timeout)
+        return plain
+
+
+def fromfd(fd: int, *, fallback: Fallback | None = None) -> socket:
+    """A socket for a duplicate of an SMC descriptor, which stays open.
+
+    Raises ValueError if it is no SMC socket; see the class for what is recognised
+    and how it presents itself.
+    """
+    new = os.dup(fd)
+    try:
+        return socket(fileno=new, fallback=fallback)
+    except BaseException:
+        os.close(new)
+        raise
