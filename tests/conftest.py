@@ -36,15 +36,22 @@ class Presentation:
     inet: int
     host: str
 
-    def socket(self, **kwargs: Any) -> smcsock.socket:
+    def open(self, **kwargs: Any) -> smcsock.socket:
         return smcsock.socket(self.family, socket.SOCK_STREAM, self.proto, **kwargs)
+
+    def expected_mode(self, mode: Mode) -> Mode:
+        """The mode of a loopback connection where ``mode`` is that of an IPv4 one.
+
+        Soft-RoCE offers SMC-Rv2 only, which Linux 6.12 does over IPv4 alone.
+        """
+        return Mode.TCP if mode is Mode.SMCR and self.inet == socket.AF_INET6 else mode
 
     def tcp_socket(self) -> socket.socket:
         """The oracle: a standard library socket for the same addresses."""
         return socket.socket(self.inet, socket.SOCK_STREAM)
 
     def listener(self, backlog: int = 128) -> smcsock.socket:
-        sock = self.socket()
+        sock = self.open()
         sock.bind((self.host, 0))
         sock.listen(backlog)
         return sock
@@ -52,7 +59,7 @@ class Presentation:
     @contextlib.contextmanager
     def pair(self) -> Iterator[tuple[smcsock.socket, smcsock.socket]]:
         """A connected client and the accepted socket of its connection."""
-        with self.listener() as listener, self.socket() as client:
+        with self.listener() as listener, self.open() as client:
             client.connect(listener.getsockname())
             server, _ = listener.accept()
             with server:

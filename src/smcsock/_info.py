@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum, IntEnum, IntFlag
+from enum import IntEnum, IntFlag, StrEnum
 from typing import Any, TypeAlias
 
 from . import _smcsock
@@ -32,15 +32,12 @@ __all__ = [
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 
 
-class Mode(str, Enum):
+class Mode(StrEnum):
     """How a connection carries its data."""
 
     SMCD = "SMC-D"
     SMCR = "SMC-R"
     TCP = "TCP"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class State(IntEnum):
@@ -153,7 +150,8 @@ class SmcInfo:
     one. ``state`` and the numbers below it are None for a socket that is not SMC
     at all, the TCP socket that ``fallback="tcp"`` opens.
 
-    ``interface`` is the index of the interface that the socket is bound to, 0 for
+    ``family`` is the one that the kernel opened the socket with: AF_SMC, or AF_INET
+    or AF_INET6 for IPPROTO_SMC. ``interface`` is the index of the interface that the socket is bound to, 0 for
     none; ``shutdown`` has bit 0 set when receiving is shut down and bit 1 when
     sending is. ``connection`` is there for SMC-R and SMC-D, ``link_group`` for
     SMC-R, ``dmb`` for SMC-D.
@@ -164,6 +162,7 @@ class SmcInfo:
     peer_reason: Reason | None = None
     local: Address | None = None
     peer: Address | None = None
+    family: int | None = None
     state: State | int | None = None
     shutdown: int | None = None
     interface: int | None = None
@@ -236,9 +235,7 @@ def _connection(payload: bytes) -> Connection:
     rx_prod, rx_cons, tx_prod, tx_cons = (
         Cursor(*_CURSOR.unpack_from(payload, 16 + 8 * i)) for i in range(4)
     )
-    tx_prep, tx_sent, tx_fin = (
-        Cursor(*_CURSOR.unpack_from(payload, 52 + 8 * i)) for i in range(3)
-    )
+    tx_prep, tx_sent, tx_fin = (Cursor(*_CURSOR.unpack_from(payload, 52 + 8 * i)) for i in range(3))
     return Connection(
         token=token,
         sndbuf_size=sndbuf,
@@ -323,6 +320,7 @@ def decode(record: bytes, family: int) -> SmcInfo:
     if dport != b"\0\0":
         fields["peer"] = _address(family, dst, dport)
     return SmcInfo(
+        family=diag_family,
         state=State(state) if state in State._value2member_map_ else state,
         shutdown=shutdown,
         interface=interface,

@@ -1,10 +1,12 @@
 """The type: socket.socket for SMC."""
 
+import contextlib
+import dataclasses
 import errno
 import os
 import socket as _stdlib
 import sys
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 from . import _smcsock
 from ._errors import DiagUnavailableError, FallbackError, SMCUnsupportedError
@@ -164,7 +166,7 @@ class socket(_stdlib.socket):
             raise
 
     def _recognise(self, family: int, proto: int, fallback: Fallback | None) -> None:
-        inet = cast(_stdlib.AddressFamily, super().family)
+        inet = super().family
         domain = self.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_DOMAIN)
         protocol = self.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_PROTOCOL)
         is_tcp = False
@@ -200,7 +202,7 @@ class socket(_stdlib.socket):
                 raise ValueError(f"{refusal}, as far as can be told: {error.strerror}") from None
             info = None
         if info is not None:
-            return AF_SMC, False
+            return AF_SMC if info.family == AF_SMC else inet, False
         if not _tcp_allowed(fallback):
             raise ValueError(refusal)
         return inet, True
@@ -278,7 +280,17 @@ class socket(_stdlib.socket):
             raise DiagUnavailableError(
                 errno.ENOENT, "the kernel does not list this socket in this network namespace"
             )
-        return info
+        return info if info.family == AF_SMC else self._with_addresses(info)
+
+    def _with_addresses(self, info: SmcInfo) -> SmcInfo:
+        """Fills in what smc_diag leaves out for a socket opened with IPPROTO_SMC."""
+        local, peer = None, None
+        if info.local is not None:
+            local = self.getsockname()
+        if info.peer is not None:
+            with contextlib.suppress(OSError):
+                peer = self.getpeername()
+        return dataclasses.replace(info, local=local, peer=peer)
 
     def _fell_back(self) -> bool:
         """Whether this connection is TCP; tells without sock_diag."""
