@@ -151,10 +151,10 @@ class SmcInfo:
     at all, the TCP socket that ``fallback="tcp"`` opens.
 
     ``family`` is the one that the kernel opened the socket with: AF_SMC, or AF_INET
-    or AF_INET6 for IPPROTO_SMC. ``interface`` is the index of the interface that the socket is bound to, 0 for
-    none; ``shutdown`` has bit 0 set when receiving is shut down and bit 1 when
-    sending is. ``connection`` is there for SMC-R and SMC-D, ``link_group`` for
-    SMC-R, ``dmb`` for SMC-D.
+    or AF_INET6 for IPPROTO_SMC. ``interface`` is the index of the interface that the
+    socket is bound to, 0 for none; ``shutdown`` has bit 0 set when receiving is shut
+    down and bit 1 when sending is. ``connection`` is there for SMC-R and SMC-D,
+    ``link_group`` for SMC-R, ``dmb`` for SMC-D.
     """
 
     mode: Mode | None
