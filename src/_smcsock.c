@@ -1,4 +1,4 @@
-/* _smcsock: the system calls of AF_SMC sockets, on descriptors.
+/* _smcsock: the system calls of AF_SMC sockets.
 
    CPython's socket module opens an AF_SMC socket but cannot build an address
    for it.  An SMC socket takes and gives sockaddr_in and sockaddr_in6, so this
@@ -47,18 +47,19 @@
 #define NS_PER_MS INT64_C(1000000)
 
 typedef struct {
-    PyObject *gaierror; /* socket.gaierror */
-    PyObject *audit;    /* sys.audit: PySys_Audit() is in no limited API before 3.13 */
-    PyObject *str_fileno;
+    PyObject *gaierror;    /* socket.gaierror */
+    PyObject *socket_type; /* _socket.socket */
+    PyObject *audit;       /* sys.audit: PySys_Audit() is in no limited API before 3.13 */
+    PyObject *str_inet;
     PyObject *str_socket_bind;
     PyObject *str_socket_connect;
+    /* The C functions behind sys.audit and two methods of _socket.socket, NULL if
+       they are not what they were.  The limited API has no quick way to call a
+       method, and every connect() calls these. */
+    _PyCFunctionFast audit_function;
+    PyCFunction fileno_function;
+    PyCFunction gettimeout_function;
 } module_state;
-
-static module_state *
-get_state(PyObject *module)
-{
-    return (module_state *)PyModule_GetState(module);
-}
 
 /* ---- Arguments ---------------------------------------------------------- */
 
@@ -86,17 +87,6 @@ type_name(PyObject *obj)
 }
 
 static bool
-check_arg_count(const char *function, Py_ssize_t given, Py_ssize_t expected)
-{
-    if (given == expected) {
-        return true;
-    }
-    PyErr_Format(PyExc_TypeError, "%s() takes exactly %zd arguments (%zd given)", function,
-                 expected, given);
-    return false;
-}
-
-static bool
 as_int(PyObject *obj, int *result)
 {
     long value = PyLong_AsLong(obj);
@@ -113,15 +103,19 @@ as_int(PyObject *obj, int *result)
     return true;
 }
 
-/* A descriptor, or an object with a fileno() method.  A closed socket's is -1;
-   the system call then reports EBADF, as it does for a TCP socket. */
-static bool
-as_fd(PyObject *module, PyObject *sock, int *fd)
+static PyObject *
+call_noargs(PyCFunction function, PyObject *sock, const char *name)
 {
-    if (PyLong_Check(sock)) {
-        return as_int(sock, fd);
-    }
-    PyObject *number = PyObject_CallMethodObjArgs(sock, get_state(module)->str_fileno, NULL);
+    return function != NULL ? function(sock, NULL) : PyObject_CallMethod(sock, name, NULL);
+}
+
+/* The descriptor of a _socket.socket; -1, which system calls answer with EBADF,
+   if it is closed.  Like the methods of _socket.socket it does not ask a fileno()
+   that a subclass overrides. */
+static bool
+get_fd(module_state *state, PyObject *sock, int *fd)
+{
+    PyObject *number = call_noargs(state->fileno_function, sock, "fileno");
     if (number == NULL) {
         return false;
     }
@@ -130,46 +124,38 @@ as_fd(PyObject *module, PyObject *sock, int *fd)
     return ok;
 }
 
+/* The timeout of a _socket.socket in nanoseconds; -1 for none. */
 static bool
-audit(PyObject *module, PyObject *event, PyObject *sock, PyObject *address)
+get_timeout(module_state *state, PyObject *sock, int64_t *timeout)
 {
-    PyObject *result =
-        PyObject_CallFunctionObjArgs(get_state(module)->audit, event, sock, address, NULL);
-    Py_XDECREF(result);
-    return result != NULL;
+    PyObject *seconds = call_noargs(state->gettimeout_function, sock, "gettimeout");
+    if (seconds == NULL) {
+        return false;
+    }
+    bool ok = true;
+    if (seconds == Py_None) {
+        *timeout = -1;
+    }
+    else {
+        double ns = PyFloat_AsDouble(seconds) * (double)NS_PER_S;
+        ok = !PyErr_Occurred();
+        /* Rounded up, so that the shortest timeout is not non-blocking mode; and
+           cut to 146 years, so that a deadline does not overflow. */
+        *timeout = ns < (double)(INT64_MAX / 2) ? (int64_t)(ns + 0.999999) : INT64_MAX / 2;
+    }
+    Py_DECREF(seconds);
+    return ok;
 }
 
-/* A timeout as socket.gettimeout() gives it: None or seconds.  In nanoseconds,
-   rounded away from zero; -1 for None. */
 static bool
-as_timeout(PyObject *obj, int64_t *timeout)
+audit(module_state *state, PyObject *event, PyObject *sock, PyObject *address)
 {
-    if (obj == Py_None) {
-        *timeout = -1;
-        return true;
-    }
-    double seconds = PyFloat_AsDouble(obj);
-    if (seconds == -1.0 && PyErr_Occurred()) {
-        return false;
-    }
-    if (seconds != seconds) {
-        PyErr_SetString(PyExc_ValueError, "Invalid value NaN (not a number)");
-        return false;
-    }
-    if (seconds < 0.0) {
-        PyErr_SetString(PyExc_ValueError, "Timeout value out of range");
-        return false;
-    }
-    double ns = seconds * (double)NS_PER_S;
-    if (ns >= (double)(INT64_MAX / 2)) {
-        PyErr_SetString(PyExc_OverflowError, "timestamp too large to convert to C PyTime_t");
-        return false;
-    }
-    *timeout = (int64_t)ns;
-    if ((double)*timeout < ns) {
-        *timeout += 1;
-    }
-    return true;
+    PyObject *args[] = {event, sock, address};
+    PyObject *result = state->audit_function != NULL
+                           ? state->audit_function(NULL, args, 3)
+                           : PyObject_CallFunctionObjArgs(state->audit, event, sock, address, NULL);
+    Py_XDECREF(result);
+    return result != NULL;
 }
 
 /* ---- Addresses ---------------------------------------------------------- */
@@ -262,7 +248,7 @@ host_converter(PyObject *obj, void *result)
 }
 
 static void
-set_gaierror(PyObject *module, int error)
+set_gaierror(module_state *state, int error)
 {
     if (error == EAI_SYSTEM) {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -270,14 +256,14 @@ set_gaierror(PyObject *module, int error)
     }
     PyObject *args = Py_BuildValue("(is)", error, gai_strerror(error));
     if (args != NULL) {
-        PyErr_SetObject(get_state(module)->gaierror, args);
+        PyErr_SetObject(state->gaierror, args);
         Py_DECREF(args);
     }
 }
 
 /* getaddrinfo() with the GIL released; NULL with an exception set. */
 static struct addrinfo *
-resolve(PyObject *module, const char *name, const char *service, const struct addrinfo *hints)
+resolve(module_state *state, const char *name, const char *service, const struct addrinfo *hints)
 {
     struct addrinfo *found = NULL;
     int error, saved_errno;
@@ -287,16 +273,26 @@ resolve(PyObject *module, const char *name, const char *service, const struct ad
     Py_END_ALLOW_THREADS
     if (error) {
         errno = saved_errno;
-        set_gaierror(module, error);
+        set_gaierror(state, error);
         return NULL;
     }
     return found;
 }
 
+static bool
+set_numeric_host(const char *name, int family, inet_address *address)
+{
+    if (family == AF_INET) {
+        return inet_pton(AF_INET, name, &address->in.sin_addr) == 1;
+    }
+    /* An address with a zone is getaddrinfo's: it knows the interfaces. */
+    return strchr(name, '%') == NULL && inet_pton(AF_INET6, name, &address->in6.sin6_addr) == 1;
+}
+
 /* Fills in the IP address of a host: numeric, a name, "" (any address) or
    "<broadcast>". */
 static bool
-set_host(PyObject *module, const char *name, int family, inet_address *address)
+set_host(module_state *state, const char *name, int family, inet_address *address)
 {
     struct addrinfo hints = {.ai_family = family};
     struct addrinfo *found;
@@ -309,18 +305,13 @@ set_host(PyObject *module, const char *name, int family, inet_address *address)
         address->in.sin_addr.s_addr = htonl(INADDR_BROADCAST);
         return true;
     }
-    if (family == AF_INET && inet_pton(AF_INET, name, &address->in.sin_addr) == 1) {
-        return true;
-    }
-    /* An address with a zone is getaddrinfo's: it knows the interfaces. */
-    if (family == AF_INET6 && strchr(name, '%') == NULL &&
-        inet_pton(AF_INET6, name, &address->in6.sin6_addr) == 1) {
+    if (set_numeric_host(name, family, address)) {
         return true;
     }
     if (name[0] == '\0') {
         hints.ai_socktype = SOCK_DGRAM; /* any one: each type would be a result */
         hints.ai_flags = AI_PASSIVE;
-        found = resolve(module, NULL, "0", &hints);
+        found = resolve(state, NULL, "0", &hints);
         if (found != NULL && found->ai_next != NULL) {
             freeaddrinfo(found);
             PyErr_SetString(PyExc_OSError, "wildcard resolved to multiple address");
@@ -328,7 +319,7 @@ set_host(PyObject *module, const char *name, int family, inet_address *address)
         }
     }
     else {
-        found = resolve(module, name, NULL, &hints);
+        found = resolve(state, name, NULL, &hints);
     }
     if (found == NULL) {
         return false;
@@ -339,28 +330,66 @@ set_host(PyObject *module, const char *name, int family, inet_address *address)
     return true;
 }
 
+static socklen_t
+finish_address(int family, int port, inet_address *address)
+{
+    if (family == AF_INET) {
+        address->in.sin_family = AF_INET;
+        address->in.sin_port = htons((uint16_t)port);
+        return sizeof address->in;
+    }
+    address->in6.sin6_family = AF_INET6;
+    address->in6.sin6_port = htons((uint16_t)port);
+    return sizeof address->in6;
+}
+
+/* The address that most programs pass, (str, int) with a numeric host, without
+   PyArg_ParseTuple(), which takes four times as long.  0, with no exception set,
+   if it is any other. */
+static socklen_t
+parse_numeric_address(int family, PyObject *arg, inet_address *address)
+{
+    if (!PyTuple_CheckExact(arg) || PyTuple_Size(arg) != 2) {
+        return 0;
+    }
+    PyObject *host = PyTuple_GetItem(arg, 0);
+    PyObject *port = PyTuple_GetItem(arg, 1);
+    if (!PyUnicode_CheckExact(host) || !PyLong_CheckExact(port)) {
+        return 0;
+    }
+    Py_ssize_t size;
+    int overflow;
+    const char *name = ascii_host(host, &size);
+    long number = PyLong_AsLongAndOverflow(port, &overflow);
+    if (name == NULL || strlen(name) != (size_t)size || overflow || number < 0 ||
+        number > 0xffff || !set_numeric_host(name, family, address)) {
+        return 0;
+    }
+    return finish_address(family, (int)number, address);
+}
+
 /* A Python address, (host, port) or (host, port[, flowinfo[, scopeid]]), to the
    sockaddr of a family.  The exceptions are those of socketmodule.c's
    getsockaddrarg(), to the letter; caller is the name in them.  Returns the
    length, 0 with an exception set. */
 static socklen_t
-parse_address(PyObject *module, int family, PyObject *arg, const char *caller,
+parse_address(module_state *state, int family, PyObject *arg, const char *caller,
               inet_address *address)
 {
-    const char *family_name = family == AF_INET ? "AF_INET" : "AF_INET6";
     host_arg host = {NULL, NULL};
     unsigned int flowinfo = 0, scope_id = 0;
     int port, parsed;
 
-    if (family != AF_INET && family != AF_INET6) {
-        PyErr_Format(PyExc_OSError, "%s(): bad family", caller);
-        return 0;
+    memset(address, 0, sizeof *address);
+    socklen_t length = parse_numeric_address(family, arg, address);
+    if (length != 0) {
+        return length;
     }
     if (!PyTuple_Check(arg)) {
         PyObject *type = type_name(arg);
         if (type != NULL) {
             PyErr_Format(PyExc_TypeError, "%s(): %s address must be tuple, not %U", caller,
-                         family_name, type);
+                         family == AF_INET ? "AF_INET" : "AF_INET6", type);
             Py_DECREF(type);
         }
         return 0;
@@ -381,8 +410,7 @@ parse_address(PyObject *module, int family, PyObject *arg, const char *caller,
         }
         return 0;
     }
-    memset(address, 0, sizeof *address);
-    bool resolved = set_host(module, host.name, family, address);
+    bool resolved = set_host(state, host.name, family, address);
     host_converter(NULL, &host);
     if (!resolved) {
         return 0;
@@ -395,16 +423,11 @@ parse_address(PyObject *module, int family, PyObject *arg, const char *caller,
         PyErr_Format(PyExc_OverflowError, "%s(): flowinfo must be 0-1048575.", caller);
         return 0;
     }
-    if (family == AF_INET) {
-        address->in.sin_family = AF_INET;
-        address->in.sin_port = htons((uint16_t)port);
-        return sizeof address->in;
+    if (family == AF_INET6) {
+        address->in6.sin6_flowinfo = htonl(flowinfo);
+        address->in6.sin6_scope_id = scope_id;
     }
-    address->in6.sin6_family = AF_INET6;
-    address->in6.sin6_port = htons((uint16_t)port);
-    address->in6.sin6_flowinfo = htonl(flowinfo);
-    address->in6.sin6_scope_id = scope_id;
-    return sizeof address->in6;
+    return finish_address(family, port, address);
 }
 
 static PyObject *
@@ -482,7 +505,7 @@ wait_for(int fd, short events, int64_t deadline)
     }
 }
 
-/* ---- socket, bind, listen ------------------------------------------------ */
+/* ---- The calls ------------------------------------------------------------ */
 
 PyDoc_STRVAR(socket_doc,
 "socket($module, type, proto, /)\n--\n\n"
@@ -494,8 +517,11 @@ static PyObject *
 smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
     int type, proto, fd, error;
-    if (!check_arg_count("socket", nargs, 2) || !as_int(args[0], &type) ||
-        !as_int(args[1], &proto)) {
+    if (nargs != 2) {
+        return PyErr_Format(PyExc_TypeError, "socket() takes exactly 2 arguments (%zd given)",
+                            nargs);
+    }
+    if (!as_int(args[0], &type) || !as_int(args[1], &proto)) {
         return NULL;
     }
     /* Blocks while the kernel loads the smc module. */
@@ -510,27 +536,77 @@ smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t na
     return PyLong_FromLong(fd);
 }
 
+/* What a method works with. */
+typedef struct {
+    module_state *state;
+    PyObject *sock;
+    int fd;
+} call;
+
+/* Starts a method of SocketMethods, which takes one argument or none. */
+static bool
+begin_call(call *c, PyObject *sock, PyTypeObject *type, const char *method, Py_ssize_t nargs,
+           Py_ssize_t expected)
+{
+    c->state = PyType_GetModuleState(type);
+    c->sock = sock;
+    if (nargs != expected) {
+        PyErr_Format(PyExc_TypeError, "%s() takes %s (%zd given)", method,
+                     expected == 0 ? "no arguments" : "exactly one argument", nargs);
+        return false;
+    }
+    if (!PyObject_TypeCheck(sock, (PyTypeObject *)c->state->socket_type)) {
+        PyErr_SetString(PyExc_TypeError, "a method of SocketMethods needs a socket.socket");
+        return false;
+    }
+    return true;
+}
+
+/* Parses the address that a method got, with the family that the socket names in
+   its attribute _inet, raises the audit event, and only then gets the descriptor:
+   resolving a name or a hook may take long, and the socket be closed meanwhile. */
+static socklen_t
+begin_address(call *c, PyObject *arg, const char *method, PyObject *event,
+              inet_address *address)
+{
+    int family;
+    PyObject *inet = PyObject_GetAttr(c->sock, c->state->str_inet);
+    if (inet == NULL) {
+        return 0;
+    }
+    bool ok = as_int(inet, &family);
+    Py_DECREF(inet);
+    if (!ok) {
+        return 0;
+    }
+    socklen_t length = parse_address(c->state, family, arg, method, address);
+    if (length == 0 || !audit(c->state, event, c->sock, arg) ||
+        !get_fd(c->state, c->sock, &c->fd)) {
+        return 0;
+    }
+    return length;
+}
+
 PyDoc_STRVAR(bind_doc,
-"bind($module, sock, family, address, /)\n--\n\n"
-"Binds a descriptor to a local address of family AF_INET or AF_INET6.\n\n"
-"sock is a descriptor or has a fileno() method, here and below.");
+"bind($self, address, /)\n--\n\n"
+"Binds the socket to a local address; raises as socket.socket.bind().");
 
 static PyObject *
-smcsock_bind(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+socket_bind(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *Py_UNUSED(kwnames))
 {
-    int fd, family, res, error;
+    call c;
     inet_address address;
-    if (!check_arg_count("bind", nargs, 3) || !as_int(args[1], &family)) {
+    int res, error;
+    if (!begin_call(&c, self, type, "bind", nargs, 1)) {
         return NULL;
     }
-    socklen_t length = parse_address(module, family, args[2], "bind", &address);
-    if (length == 0 ||
-        !audit(module, get_state(module)->str_socket_bind, args[0], args[2]) ||
-        !as_fd(module, args[0], &fd)) {
+    socklen_t length = begin_address(&c, args[0], "bind", c.state->str_socket_bind, &address);
+    if (length == 0) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    res = bind(fd, &address.sa, length);
+    res = bind(c.fd, &address.sa, length);
     error = errno;
     Py_END_ALLOW_THREADS
     if (res < 0) {
@@ -541,19 +617,22 @@ smcsock_bind(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 }
 
 PyDoc_STRVAR(listen_doc,
-"listen($module, sock, backlog, /)\n--\n\n"
-"Makes a descriptor listen; a negative backlog counts as 0.");
+"listen($self, backlog=128, /)\n--\n\n"
+"Lets peers connect; backlog is how many may wait to be accepted.");
 
 static PyObject *
-smcsock_listen(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+socket_listen(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *Py_UNUSED(kwnames))
 {
-    int fd, backlog, res, error;
-    if (!check_arg_count("listen", nargs, 2) || !as_int(args[1], &backlog) ||
-        !as_fd(module, args[0], &fd)) {
+    call c;
+    int backlog = SOMAXCONN < 128 ? SOMAXCONN : 128;
+    int res, error;
+    if (!begin_call(&c, self, type, "listen", nargs, nargs > 0) ||
+        (nargs > 0 && !as_int(args[0], &backlog)) || !get_fd(c.state, self, &c.fd)) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    res = listen(fd, backlog < 0 ? 0 : backlog);
+    res = listen(c.fd, backlog < 0 ? 0 : backlog);
     error = errno;
     Py_END_ALLOW_THREADS
     if (res < 0) {
@@ -563,29 +642,27 @@ smcsock_listen(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     Py_RETURN_NONE;
 }
 
-/* ---- accept --------------------------------------------------------------- */
-
 PyDoc_STRVAR(accept_doc,
-"accept($module, sock, timeout, /)\n--\n\n"
+"_accept($self, /)\n--\n\n"
 "Waits for a connection; returns its descriptor, non-inheritable, and the\n"
-"peer's address.\n\n"
-"timeout, in seconds or None, is that of a descriptor whose O_NONBLOCK fits\n"
-"it, as socket.gettimeout() gives it.  Raises TimeoutError after it.");
+"peer's address.  Raises TimeoutError after the socket's timeout.");
 
 static PyObject *
-smcsock_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args),
+              Py_ssize_t nargs, PyObject *Py_UNUSED(kwnames))
 {
-    int listener, fd, error;
+    call c;
+    int fd, error;
     int64_t timeout;
     inet_address peer = {0};
-    if (!check_arg_count("accept", nargs, 2) || !as_fd(module, args[0], &listener) ||
-        !as_timeout(args[1], &timeout)) {
+    if (!begin_call(&c, self, type, "_accept", nargs, 0) || !get_fd(c.state, self, &c.fd) ||
+        !get_timeout(c.state, self, &timeout)) {
         return NULL;
     }
     const int64_t deadline = deadline_after(timeout);
     for (;;) {
         if (timeout > 0) {
-            int ready = wait_for(listener, POLLIN, deadline);
+            int ready = wait_for(c.fd, POLLIN, deadline);
             if (ready == 0) {
                 PyErr_SetString(PyExc_TimeoutError, "timed out");
             }
@@ -595,7 +672,7 @@ smcsock_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         }
         socklen_t length = sizeof peer;
         Py_BEGIN_ALLOW_THREADS
-        fd = accept4(listener, &peer.sa, &length, SOCK_CLOEXEC);
+        fd = accept4(c.fd, &peer.sa, &length, SOCK_CLOEXEC);
         error = errno;
         Py_END_ALLOW_THREADS
         if (fd >= 0) {
@@ -664,16 +741,16 @@ connect_outcome(int fd, int events)
 }
 
 static int
-finish_connect(int fd, int64_t deadline)
+finish_connect(int fd, int64_t timeout)
 {
-    int events = wait_for(fd, POLLOUT, deadline);
+    int events = wait_for(fd, POLLOUT, deadline_after(timeout));
     if (events < 0) {
         return RAISED;
     }
     return events == 0 ? TIMED_OUT : connect_outcome(fd, events);
 }
 
-/* Connects within a timeout.
+/* Connects within the socket's timeout.
 
    An interrupted TCP connect goes on by itself, so the standard library waits
    for it with poll().  An interrupted SMC connect does not: the CLC handshake
@@ -682,64 +759,55 @@ finish_connect(int fd, int64_t deadline)
    too.  A signal that arrives during the handshake itself ends it for good; the
    kernel then says EISCONN of the TCP connection underneath. */
 static int
-connect_within(int fd, const inet_address *address, socklen_t length, int64_t timeout)
+connect_socket(const call *c, const inet_address *address, socklen_t length)
 {
-    const int64_t deadline = deadline_after(timeout);
     bool interrupted = false;
-    for (;;) {
-        int error = call_connect(fd, address, length);
-        if (error == EINTR) {
-            if (PyErr_CheckSignals()) {
-                return RAISED;
-            }
-            if (timeout == 0) {
-                return error;
-            }
-            interrupted = true;
-            continue;
+    int64_t timeout;
+    int error;
+    while ((error = call_connect(c->fd, address, length)) == EINTR) {
+        if (PyErr_CheckSignals()) {
+            return RAISED;
         }
-        if (interrupted && error == EISCONN) {
-            return HANDSHAKE_INTERRUPTED;
-        }
-        if (timeout > 0 && (error == EINPROGRESS || (interrupted && error == EALREADY))) {
-            return finish_connect(fd, deadline);
-        }
+        interrupted = true;
+    }
+    if (interrupted && error == EISCONN) {
+        return HANDSHAKE_INTERRUPTED;
+    }
+    if (error != EINPROGRESS && !(interrupted && error == EALREADY)) {
         return error;
     }
+    if (!get_timeout(c->state, c->sock, &timeout)) {
+        return RAISED;
+    }
+    return timeout > 0 ? finish_connect(c->fd, timeout) : error;
 }
 
-/* Parses the arguments of connect and connect_ex and connects.  Returns as
-   connect_within(). */
 static int
-connect_args(PyObject *module, PyObject *const *args, Py_ssize_t nargs, const char *caller)
+connect_method(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
+               const char *method)
 {
-    int fd, family;
-    int64_t timeout;
+    call c;
     inet_address address;
-    if (!check_arg_count(caller, nargs, 4) || !as_int(args[1], &family) ||
-        !as_timeout(args[3], &timeout)) {
+    if (!begin_call(&c, self, type, method, nargs, 1)) {
         return RAISED;
     }
-    socklen_t length = parse_address(module, family, args[2], caller, &address);
-    if (length == 0 ||
-        !audit(module, get_state(module)->str_socket_connect, args[0], args[2]) ||
-        !as_fd(module, args[0], &fd)) {
-        return RAISED;
-    }
-    return connect_within(fd, &address, length, timeout);
+    socklen_t length =
+        begin_address(&c, args[0], method, c.state->str_socket_connect, &address);
+    return length == 0 ? RAISED : connect_socket(&c, &address, length);
 }
 
 PyDoc_STRVAR(connect_doc,
-"connect($module, sock, family, address, timeout, /)\n--\n\n"
-"Connects a descriptor to an address of family AF_INET or AF_INET6.\n\n"
-"timeout as in accept().  Raises OSError, TimeoutError, socket.gaierror; and\n"
-"InterruptedError when a signal whose handler returned has ended the SMC\n"
-"handshake of a descriptor without a timeout, which cannot be resumed.");
+"connect($self, address, /)\n--\n\n"
+"Connects the socket to an address; raises as socket.socket.connect().\n\n"
+"Returns once the CLC handshake is over.  Without a timeout, InterruptedError is\n"
+"raised when a signal arrives during that handshake and its handler returns: the\n"
+"kernel cannot resume it, and the socket is of no more use.");
 
 static PyObject *
-smcsock_connect(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+socket_connect(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *Py_UNUSED(kwnames))
 {
-    int outcome = connect_args(module, args, nargs, "connect");
+    int outcome = connect_method(self, type, args, nargs, "connect");
     switch (outcome) {
     case 0:
         Py_RETURN_NONE;
@@ -766,14 +834,15 @@ smcsock_connect(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 }
 
 PyDoc_STRVAR(connect_ex_doc,
-"connect_ex($module, sock, family, address, timeout, /)\n--\n\n"
+"connect_ex($self, address, /)\n--\n\n"
 "As connect(), but returns the errno of a system call that fails, EWOULDBLOCK\n"
 "after the timeout, and 0 when connected.");
 
 static PyObject *
-smcsock_connect_ex(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+socket_connect_ex(PyObject *self, PyTypeObject *type, PyObject *const *args,
+                  Py_ssize_t nargs, PyObject *Py_UNUSED(kwnames))
 {
-    int outcome = connect_args(module, args, nargs, "connect_ex");
+    int outcome = connect_method(self, type, args, nargs, "connect_ex");
     switch (outcome) {
     case RAISED:
         return NULL;
@@ -904,22 +973,23 @@ find_socket(uint64_t inode, char *buffer)
 }
 
 PyDoc_STRVAR(diag_doc,
-"diag($module, sock, /)\n--\n\n"
-"The kernel's sock_diag record of an SMC socket: a struct smc_diag_msg and its\n"
+"_diag($self, /)\n--\n\n"
+"The kernel's sock_diag record of the socket: a struct smc_diag_msg and its\n"
 "attributes (linux/smc_diag.h), as bytes; None if the kernel lists none with\n"
 "the descriptor's inode.\n\n"
 "Raises OSError; ENOENT means that the kernel has no smc_diag.");
 
 static PyObject *
-smcsock_diag(PyObject *module, PyObject *sock)
+socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args),
+            Py_ssize_t nargs, PyObject *Py_UNUSED(kwnames))
 {
-    int fd;
+    call c;
     struct stat status;
     diag_result result;
-    if (!as_fd(module, sock, &fd)) {
+    if (!begin_call(&c, self, type, "_diag", nargs, 0) || !get_fd(c.state, self, &c.fd)) {
         return NULL;
     }
-    if (fstat(fd, &status) < 0) {
+    if (fstat(c.fd, &status) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     char *buffer = PyMem_Malloc(DIAG_BUFFER_SIZE);
@@ -949,17 +1019,46 @@ smcsock_diag(PyObject *module, PyObject *sock)
     return record;
 }
 
+/* ---- SocketMethods --------------------------------------------------------- */
+
+#define METHOD(name, function, doc)                                                   \
+    {                                                                                 \
+        name, (PyCFunction)(void (*)(void))function,                                  \
+            METH_METHOD | METH_FASTCALL | METH_KEYWORDS, doc                          \
+    }
+
+static PyMethodDef socket_methods[] = {
+    METHOD("bind", socket_bind, bind_doc),
+    METHOD("listen", socket_listen, listen_doc),
+    METHOD("_accept", socket_accept, accept_doc),
+    METHOD("connect", socket_connect, connect_doc),
+    METHOD("connect_ex", socket_connect_ex, connect_ex_doc),
+    METHOD("_diag", socket_diag, diag_doc),
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(socket_methods_doc,
+"Methods of _socket.socket as SMC needs them.\n\n"
+"To be a base class in front of socket.socket.  The attribute _inet is AF_INET or\n"
+"AF_INET6, the family of the socket's addresses.");
+
+static PyType_Slot socket_methods_slots[] = {
+    {Py_tp_methods, socket_methods},
+    {Py_tp_doc, (void *)socket_methods_doc},
+    {0, NULL},
+};
+
+static PyType_Spec socket_methods_spec = {
+    .name = "smcsock._smcsock.SocketMethods",
+    .basicsize = sizeof(PyObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = socket_methods_slots,
+};
+
 /* ---- Module ---------------------------------------------------------------- */
 
-static PyMethodDef methods[] = {
+static PyMethodDef module_methods[] = {
     {"socket", (PyCFunction)(void (*)(void))smcsock_socket, METH_FASTCALL, socket_doc},
-    {"bind", (PyCFunction)(void (*)(void))smcsock_bind, METH_FASTCALL, bind_doc},
-    {"listen", (PyCFunction)(void (*)(void))smcsock_listen, METH_FASTCALL, listen_doc},
-    {"accept", (PyCFunction)(void (*)(void))smcsock_accept, METH_FASTCALL, accept_doc},
-    {"connect", (PyCFunction)(void (*)(void))smcsock_connect, METH_FASTCALL, connect_doc},
-    {"connect_ex", (PyCFunction)(void (*)(void))smcsock_connect_ex, METH_FASTCALL,
-     connect_ex_doc},
-    {"diag", smcsock_diag, METH_O, diag_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -975,18 +1074,75 @@ import_attribute(const char *module_name, const char *name)
     return attribute;
 }
 
+/* Finds the C function of a method that takes no arguments, if it has one. */
+static bool
+find_noargs_function(PyObject *obj, const char *name, PyCFunction *function)
+{
+    PyObject *method = PyObject_GetAttrString(obj, name);
+    if (method == NULL) {
+        return false;
+    }
+    if (PyCFunction_Check(method) && PyCFunction_GetFlags(method) == METH_NOARGS) {
+        *function = PyCFunction_GetFunction(method);
+    }
+    Py_DECREF(method);
+    return true;
+}
+
+static bool
+find_socket_functions(module_state *state)
+{
+    state->socket_type = import_attribute("_socket", "socket");
+    if (state->socket_type == NULL) {
+        return false;
+    }
+    /* Without a descriptor, as before __init__(). */
+    PyObject *sock = PyObject_CallMethod(state->socket_type, "__new__", "O", state->socket_type);
+    if (sock == NULL) {
+        return false;
+    }
+    bool found = find_noargs_function(sock, "fileno", &state->fileno_function) &&
+                 find_noargs_function(sock, "gettimeout", &state->gettimeout_function);
+    Py_DECREF(sock);
+    return found;
+}
+
+static bool
+find_audit_function(module_state *state)
+{
+    state->audit = import_attribute("sys", "audit");
+    if (state->audit == NULL) {
+        return false;
+    }
+    if (PyCFunction_Check(state->audit) && PyCFunction_GetFlags(state->audit) == METH_FASTCALL) {
+        state->audit_function =
+            (_PyCFunctionFast)(void (*)(void))PyCFunction_GetFunction(state->audit);
+    }
+    return true;
+}
+
+static bool
+add_socket_methods(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &socket_methods_spec, NULL);
+    if (type == NULL) {
+        return false;
+    }
+    bool added = PyModule_AddType(module, (PyTypeObject *)type) == 0;
+    Py_DECREF(type);
+    return added;
+}
+
 static int
 module_exec(PyObject *module)
 {
-    module_state *state = get_state(module);
-    state->gaierror = import_attribute("_socket", "gaierror");
-    state->audit = import_attribute("sys", "audit");
-    state->str_fileno = PyUnicode_InternFromString("fileno");
-    state->str_socket_bind = PyUnicode_InternFromString("socket.bind");
-    state->str_socket_connect = PyUnicode_InternFromString("socket.connect");
-    if (state->gaierror == NULL || state->audit == NULL || state->str_fileno == NULL ||
-        state->str_socket_bind == NULL || state->str_socket_connect == NULL ||
-        PyModule_AddIntMacro(module, AF_SMC) < 0 ||
+    module_state *state = PyModule_GetState(module);
+    if (!find_socket_functions(state) || !find_audit_function(state) ||
+        (state->gaierror = import_attribute("_socket", "gaierror")) == NULL ||
+        (state->str_inet = PyUnicode_InternFromString("_inet")) == NULL ||
+        (state->str_socket_bind = PyUnicode_InternFromString("socket.bind")) == NULL ||
+        (state->str_socket_connect = PyUnicode_InternFromString("socket.connect")) == NULL ||
+        !add_socket_methods(module) || PyModule_AddIntMacro(module, AF_SMC) < 0 ||
         PyModule_AddIntMacro(module, SMCPROTO_SMC) < 0 ||
         PyModule_AddIntMacro(module, SMCPROTO_SMC6) < 0 ||
         PyModule_AddIntConstant(module, "IPPROTO_SMC", SMCSOCK_IPPROTO_SMC) < 0 ||
@@ -1000,10 +1156,11 @@ module_exec(PyObject *module)
 static int
 module_traverse(PyObject *module, visitproc visit, void *arg)
 {
-    module_state *state = get_state(module);
+    module_state *state = PyModule_GetState(module);
     Py_VISIT(state->gaierror);
+    Py_VISIT(state->socket_type);
     Py_VISIT(state->audit);
-    Py_VISIT(state->str_fileno);
+    Py_VISIT(state->str_inet);
     Py_VISIT(state->str_socket_bind);
     Py_VISIT(state->str_socket_connect);
     return 0;
@@ -1012,10 +1169,11 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
 static int
 module_clear(PyObject *module)
 {
-    module_state *state = get_state(module);
+    module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->gaierror);
+    Py_CLEAR(state->socket_type);
     Py_CLEAR(state->audit);
-    Py_CLEAR(state->str_fileno);
+    Py_CLEAR(state->str_inet);
     Py_CLEAR(state->str_socket_bind);
     Py_CLEAR(state->str_socket_connect);
     return 0;
@@ -1042,12 +1200,12 @@ static PyModuleDef_Slot slots[] = {
     {0, NULL},
 };
 
-PyDoc_STRVAR(module_doc, "System calls of AF_SMC sockets, on descriptors.");
+PyDoc_STRVAR(module_doc, "The system calls of AF_SMC sockets.");
 
 #define MODULE_DEF(first_slot)                                                        \
     {                                                                                 \
         PyModuleDef_HEAD_INIT, .m_name = "smcsock._smcsock", .m_doc = module_doc,     \
-        .m_size = sizeof(module_state), .m_methods = methods, .m_slots = (first_slot), \
+        .m_size = sizeof(module_state), .m_methods = module_methods, .m_slots = (first_slot), \
         .m_traverse = module_traverse, .m_clear = module_clear, .m_free = module_free, \
     }
 

@@ -331,15 +331,15 @@ def decode(record: bytes, family: int) -> SmcInfo:
     )
 
 
-def query(sock: socket.socket, family: int) -> SmcInfo | None:
+def query(sock: _smcsock.SocketMethods) -> SmcInfo | None:
     """Asks the kernel for the record of an SMC socket; None if it lists none.
 
     Raises DiagUnavailableError where smc_diag is missing, else OSError.
     """
     try:
-        record = _smcsock.diag(sock)
+        record = sock._diag()
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EPROTONOSUPPORT):
             raise DiagUnavailableError from None
         raise
-    return None if record is None else decode(record, family)
+    return None if record is None else decode(record, sock._inet)

@@ -21,10 +21,10 @@ _AF_INET = _stdlib.AF_INET
 _AF_INET6 = _stdlib.AF_INET6
 _SOCK_STREAM = _stdlib.SOCK_STREAM
 _TYPE_FLAGS = _stdlib.SOCK_NONBLOCK | _stdlib.SOCK_CLOEXEC
-_DEFAULT_BACKLOG = min(_stdlib.SOMAXCONN, 128)
 
 _SMCPROTO = {_AF_INET: SMCPROTO_SMC, _AF_INET6: SMCPROTO_SMC6}
-_INET_FAMILY = {SMCPROTO_SMC: _AF_INET, SMCPROTO_SMC6: _AF_INET6}
+_INET_OF_SMCPROTO = {SMCPROTO_SMC: _AF_INET, SMCPROTO_SMC6: _AF_INET6}
+_INET_OF_FAMILY = {int(family): family for family in _SMCPROTO}
 
 
 def has_smc() -> bool:
@@ -55,20 +55,11 @@ def _tcp_allowed(fallback: Fallback | None) -> bool:
     return choice == "tcp"
 
 
-def _open(type: int, smcproto: int, fallback: Fallback | None) -> int | None:
-    """Opens an SMC socket: its descriptor, or None for a TCP socket instead."""
-    try:
-        return _smcsock.socket(type, smcproto)
-    except OSError as error:
-        # EAFNOSUPPORT for SMCPROTO_SMC6 alone is a kernel without IPv6.
-        if error.errno != errno.EAFNOSUPPORT or has_smc():
-            raise
-    if not _tcp_allowed(fallback):
-        raise SMCUnsupportedError
-    return None
+def _error(code: int, detail: str = "") -> OSError:
+    return OSError(code, os.strerror(code) + detail)
 
 
-class socket(_stdlib.socket):
+class socket(_smcsock.SocketMethods, _stdlib.socket):
     """An SMC socket: to its user a TCP socket, to the kernel a socket of AF_SMC.
 
     ``socket()`` is ``socket(AF_SMC, SOCK_STREAM, SMCPROTO_SMC)``; SMCPROTO_SMC6 is
@@ -111,15 +102,13 @@ class socket(_stdlib.socket):
         if type == -1:
             type = _SOCK_STREAM
         self._present(family, proto)
-        if type & ~_TYPE_FLAGS != _SOCK_STREAM:
-            raise OSError(errno.ESOCKTNOSUPPORT, os.strerror(errno.ESOCKTNOSUPPORT))
         if family == AF_SMC:
             # The base class raises the event too, but knows the socket as INET.
             sys.audit("socket.__new__", self, family, type, self._proto)
-        fd = _open(type, _SMCPROTO[self._inet], fallback)
-        self._is_tcp = fd is None
-        if fd is None:
-            super().__init__(self._inet, type, 0)
+        try:
+            fd = _smcsock.socket(type, _SMCPROTO[self._inet])
+        except OSError as error:
+            self._open_tcp(error, type, fallback)
         else:
             self._adopt(fd, type)
 
@@ -129,20 +118,29 @@ class socket(_stdlib.socket):
         if family == AF_SMC:
             self._family = AF_SMC
             self._proto = SMCPROTO_SMC if proto == -1 else proto
-            if self._proto not in _INET_FAMILY:
-                raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
-            self._inet = _INET_FAMILY[self._proto]
-        elif family in (_AF_INET, _AF_INET6):
-            self._family = self._inet = _stdlib.AddressFamily(family)
+            if self._proto not in _INET_OF_SMCPROTO:
+                raise _error(errno.EPROTONOSUPPORT)
+            self._inet = _INET_OF_SMCPROTO[self._proto]
+        elif family in _INET_OF_FAMILY:
+            self._family = self._inet = _INET_OF_FAMILY[family]
             self._proto = 0 if proto in (-1, IPPROTO_SMC) else proto
             if self._proto not in (0, _stdlib.IPPROTO_TCP):
-                raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
+                raise _error(errno.EPROTONOSUPPORT)
         else:
-            raise OSError(
-                errno.EAFNOSUPPORT,
-                f"{os.strerror(errno.EAFNOSUPPORT)}: smcsock opens sockets of AF_SMC, "
-                f"AF_INET and AF_INET6, not {family}",
-            )
+            detail = f": smcsock opens sockets of AF_SMC, AF_INET and AF_INET6, not {family}"
+            raise _error(errno.EAFNOSUPPORT, detail)
+
+    def _open_tcp(self, error: OSError, type: int, fallback: Fallback | None) -> None:
+        """Opens a TCP socket if it is for want of SMC that no SMC socket could be."""
+        # EAFNOSUPPORT for SMCPROTO_SMC6 alone is a kernel without IPv6.
+        if error.errno != errno.EAFNOSUPPORT or has_smc():
+            raise error
+        if type & ~_TYPE_FLAGS != _SOCK_STREAM:
+            raise _error(errno.ESOCKTNOSUPPORT)
+        if not _tcp_allowed(fallback):
+            raise SMCUnsupportedError from None
+        self._is_tcp = True
+        super().__init__(self._inet, type, self._proto if self._family != AF_SMC else 0)
 
     def _adopt(self, fd: int, type: int) -> None:
         """Takes over a new descriptor, which is closed if that fails."""
@@ -196,7 +194,7 @@ class socket(_stdlib.socket):
     def _family_of_fallback(self, inet: int, fallback: Fallback | None) -> tuple[int, bool]:
         refusal = f"descriptor {self.fileno()} is a TCP socket, not an SMC socket"
         try:
-            info = query(self, inet)
+            info = query(self)
         except DiagUnavailableError as error:
             if not _tcp_allowed(fallback):
                 raise ValueError(f"{refusal}, as far as can be told: {error.strerror}") from None
@@ -226,38 +224,17 @@ class socket(_stdlib.socket):
         """SMCPROTO_SMC or SMCPROTO_SMC6 with AF_SMC, else 0 or IPPROTO_TCP."""
         return self._proto
 
-    def bind(self, address: Any, /) -> None:
-        """Binds to a local address; raises as socket.socket.bind()."""
-        _smcsock.bind(self, self._inet, address)
-
-    def listen(self, backlog: int = _DEFAULT_BACKLOG, /) -> None:
-        """Lets peers connect; backlog is how many may wait to be accepted."""
-        _smcsock.listen(self, backlog)
-
     def accept(self, *, require_smc: bool = False) -> tuple["socket", Any]:
         """Waits for a connection; returns its socket and the peer's address.
 
         With ``require_smc`` a connection that fell back to TCP is closed and
         FallbackError raised; the next accept() waits for the next one.
         """
-        fd, address = _smcsock.accept(self, self.gettimeout())
+        fd, address = self._accept()
         conn = socket._like(self, fd)
         if require_smc:
             conn._refuse_fallback()
         return conn, address
-
-    def connect(self, address: Any, /) -> None:
-        """Connects to an address; raises as socket.socket.connect().
-
-        Returns once the CLC handshake is over. Without a timeout, InterruptedError
-        is raised when a signal arrives during that handshake and its handler
-        returns: the kernel cannot resume it, and the socket is of no more use.
-        """
-        _smcsock.connect(self, self._inet, address, self.gettimeout())
-
-    def connect_ex(self, address: Any, /) -> int:
-        """As connect(), but returns an errno where a system call fails."""
-        return _smcsock.connect_ex(self, self._inet, address, self.gettimeout())
 
     def dup(self) -> "socket":
         """A second socket for the same connection."""
@@ -275,7 +252,7 @@ class socket(_stdlib.socket):
         if self._is_tcp:
             os.fstat(self.fileno())  # EBADF if closed, as for an SMC socket
             return SmcInfo(Mode.TCP)
-        info = query(self, self._inet)
+        info = query(self)
         if info is None:
             raise DiagUnavailableError(
                 errno.ENOENT, "the kernel does not list this socket in this network namespace"
@@ -322,7 +299,7 @@ class socket(_stdlib.socket):
         """
         fd = self.fileno()
         if fd == -1:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            raise _error(errno.EBADF)
         proto = 0 if self._family == AF_SMC else self._proto
         timeout = self.gettimeout()
         plain = _stdlib.socket(self._inet, _SOCK_STREAM, proto, fd)
