@@ -6,6 +6,7 @@ import errno
 import os
 import socket as _stdlib
 import sys
+from operator import index
 from typing import Any, Literal, TypeAlias
 
 from . import _smcsock
@@ -23,8 +24,24 @@ _SOCK_STREAM = _stdlib.SOCK_STREAM
 _TYPE_FLAGS = _stdlib.SOCK_NONBLOCK | _stdlib.SOCK_CLOEXEC
 
 _SMCPROTO = {_AF_INET: SMCPROTO_SMC, _AF_INET6: SMCPROTO_SMC6}
-_INET_OF_SMCPROTO = {SMCPROTO_SMC: _AF_INET, SMCPROTO_SMC6: _AF_INET6}
-_INET_OF_FAMILY = {int(family): family for family in _SMCPROTO}
+
+# The methods of the base class, called directly: super() costs more than they do.
+_base_init = _stdlib.socket.__init__
+_base_detach = _stdlib.socket.detach
+
+
+def _presentations() -> dict[tuple[int, int], tuple[int, _stdlib.AddressFamily, int]]:
+    """What a caller may ask for, family and proto, to family, inet and proto of the socket."""
+    table: dict[tuple[int, int], tuple[int, _stdlib.AddressFamily, int]] = {}
+    for inet, smcproto in _SMCPROTO.items():
+        table[-1, smcproto] = table[AF_SMC, smcproto] = AF_SMC, inet, smcproto
+        table[inet, -1] = table[inet, 0] = table[inet, IPPROTO_SMC] = inet, inet, 0
+        table[inet, _stdlib.IPPROTO_TCP] = inet, inet, _stdlib.IPPROTO_TCP
+    table[-1, -1] = table[AF_SMC, -1] = table[AF_SMC, SMCPROTO_SMC]
+    return table
+
+
+_PRESENTATIONS = _presentations()
 
 
 def has_smc() -> bool:
@@ -97,14 +114,12 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         if fileno is not None:
             self._adopt_unknown(family, type, proto, fileno, fallback)
             return
-        if family == -1:
-            family = AF_SMC
         if type == -1:
             type = _SOCK_STREAM
         self._present(family, proto)
-        if family == AF_SMC:
+        if self._family == AF_SMC:
             # The base class raises the event too, but knows the socket as INET.
-            sys.audit("socket.__new__", self, family, type, self._proto)
+            sys.audit("socket.__new__", self, AF_SMC, type, self._proto)
         try:
             fd = _smcsock.socket(type, _SMCPROTO[self._inet])
         except OSError as error:
@@ -114,21 +129,14 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
 
     def _present(self, family: int, proto: int) -> None:
         """Settles how the socket presents itself; OSError if it is no SMC socket."""
-        self._is_tcp = False
-        if family == AF_SMC:
-            self._family = AF_SMC
-            self._proto = SMCPROTO_SMC if proto == -1 else proto
-            if self._proto not in _INET_OF_SMCPROTO:
+        key = index(family), index(proto)
+        if key not in _PRESENTATIONS:
+            if (key[0], -1) in _PRESENTATIONS:
                 raise _error(errno.EPROTONOSUPPORT)
-            self._inet = _INET_OF_SMCPROTO[self._proto]
-        elif family in _INET_OF_FAMILY:
-            self._family = self._inet = _INET_OF_FAMILY[family]
-            self._proto = 0 if proto in (-1, IPPROTO_SMC) else proto
-            if self._proto not in (0, _stdlib.IPPROTO_TCP):
-                raise _error(errno.EPROTONOSUPPORT)
-        else:
             detail = f": smcsock opens sockets of AF_SMC, AF_INET and AF_INET6, not {family}"
             raise _error(errno.EAFNOSUPPORT, detail)
+        self._family, self._inet, self._proto = _PRESENTATIONS[key]
+        self._is_tcp = False
 
     def _open_tcp(self, error: OSError, type: int, fallback: Fallback | None) -> None:
         """Opens a TCP socket if it is for want of SMC that no SMC socket could be."""
@@ -140,14 +148,14 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         if not _tcp_allowed(fallback):
             raise SMCUnsupportedError from None
         self._is_tcp = True
-        super().__init__(self._inet, type, self._proto if self._family != AF_SMC else 0)
+        _base_init(self, self._inet, type, self._proto if self._family != AF_SMC else 0)
 
     def _adopt(self, fd: int, type: int) -> None:
         """Takes over a new descriptor, which is closed if that fails."""
         try:
-            super().__init__(self._inet, type, self._proto, fd)
+            _base_init(self, self._inet, type, self._proto, fd)
         except BaseException:
-            super().detach()
+            _base_detach(self)
             os.close(fd)
             raise
 
@@ -156,15 +164,15 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
     ) -> None:
         """Takes over a caller's descriptor, which stays the caller's if that fails."""
         self._family, self._proto = family, proto  # for repr, until they are known
-        super().__init__(-1, type, proto, fd)
+        _base_init(self, -1, type, proto, fd)
         try:
             self._recognise(family, proto, fallback)
         except BaseException:
-            super().detach()
+            _base_detach(self)
             raise
 
     def _recognise(self, family: int, proto: int, fallback: Fallback | None) -> None:
-        inet = super().family
+        self._inet = inet = super().family
         domain = self.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_DOMAIN)
         protocol = self.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_PROTOCOL)
         is_tcp = False
