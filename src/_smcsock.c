@@ -46,6 +46,8 @@
 #define NS_PER_S INT64_C(1000000000)
 #define NS_PER_MS INT64_C(1000000)
 
+typedef PyObject *(*fastcall_function)(PyObject *, PyObject *const *, Py_ssize_t);
+
 typedef struct {
     PyObject *gaierror;    /* socket.gaierror */
     PyObject *socket_type; /* _socket.socket */
@@ -56,7 +58,7 @@ typedef struct {
     /* The C functions behind sys.audit and two methods of _socket.socket, NULL if
        they are not what they were.  The limited API has no quick way to call a
        method, and every connect() calls these. */
-    _PyCFunctionFast audit_function;
+    fastcall_function audit_function;
     PyCFunction fileno_function;
     PyCFunction gettimeout_function;
 } module_state;
@@ -1116,7 +1118,7 @@ find_audit_function(module_state *state)
     }
     if (PyCFunction_Check(state->audit) && PyCFunction_GetFlags(state->audit) == METH_FASTCALL) {
         state->audit_function =
-            (_PyCFunctionFast)(void (*)(void))PyCFunction_GetFunction(state->audit);
+            (fastcall_function)(void (*)(void))PyCFunction_GetFunction(state->audit);
     }
     return true;
 }
