@@ -1,0 +1,88 @@
+"""The command line: one module per subcommand.
+
+A module has ``add(commands)``, which adds its parser and sets two defaults in it:
+``run``, a function of the parsed options that returns an ExitCode, and ``fail``,
+the parser's own error().
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from . import _echo, _info
+from ._common import CommandError, ExitCode, OutputError, complain, explain, flush
+
+__all__ = ["main"]
+
+_COMMANDS = (_echo, _info)
+
+_EPILOG = """\
+exit status:
+  0    fine
+  1    failed: a network error, a wrong echo; 'info': SMC cannot be used here
+  2    wrong usage
+  3    SMC was required, but the kernel has none or the connection fell back
+  130  interrupted by Ctrl-C
+  141  the reader of the output has gone
+
+'smcsock COMMAND --help' tells more about a command.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command (``arguments``, else those of the process): its exit status.
+
+    Raises SystemExit for wrong usage, --help and --version, and on SIGTERM.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # What peers and users send need not fit the terminal's character set.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # With PYTHONUNBUFFERED, argparse would fail to write and not tell.
+        sys.stdout.reconfigure(write_through=False)
+    try:
+        try:
+            options = _parser().parse_args(arguments)
+        finally:
+            flush()
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except OutputError as error:
+        _abandon_stdout()
+        if isinstance(error.cause, BrokenPipeError):
+            return ExitCode.OUTPUT_GONE
+        complain(f"cannot write the output: {explain(error.cause)}")
+        return ExitCode.FAILED
+    except CommandError as error:
+        complain(str(error))
+        return error.status
+    except OSError as error:
+        complain(explain(error))
+        return ExitCode.FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="smcsock",
+        description="Sockets for Linux SMC (Shared Memory Communications).",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"smcsock {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    for command in _COMMANDS:
+        command.add(commands)
+    return parser
+
+
+def _abandon_stdout() -> None:
+    """Lets the interpreter's own flush at exit succeed, which would complain again."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

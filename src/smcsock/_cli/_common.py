@@ -1,0 +1,91 @@
+"""What the commands share: exit status, output, errors."""
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+from enum import IntEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+
+__all__ = [
+    "NO_SMC",
+    "CommandError",
+    "ExitCode",
+    "OutputError",
+    "complain",
+    "explain",
+    "flush",
+    "say",
+]
+
+NO_SMC = (
+    "this kernel has no SMC, or its module is not loaded: try 'modprobe smc' as root; if there "
+    "is no such module, install the package with the full set of kernel modules (linux-image-* "
+    "on Debian, linux-modules-extra-* on Ubuntu) or a kernel built with CONFIG_SMC"
+)
+
+
+class ExitCode(IntEnum):
+    """How a command ended; the epilog of --help documents it."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NO_SMC = 3
+    INTERRUPTED = 130
+    OUTPUT_GONE = 141
+
+
+class CommandError(Exception):
+    """A command failed; the message is for the user, ``status`` for the shell."""
+
+    def __init__(self, message: str, status: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class OutputError(Exception):
+    """Standard output cannot be written; ``cause`` is the OSError.
+
+    Not an OSError itself: nobody shall take it for an error of a connection.
+    """
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+def say(line: str) -> None:
+    """A line of the result, at once: readers of a pipe may wait for it."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        raise OutputError(error) from None
+
+
+def flush() -> None:
+    """Writes out what was printed by others; OutputError if that fails."""
+    try:
+        print(end="", flush=True)
+    except OSError as error:
+        raise OutputError(error) from None
+
+
+def complain(message: str) -> None:
+    """A notice or an error, on standard error if there is one."""
+    # print() would take standard output for one that is closed.
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"smcsock: {message}", file=sys.stderr, flush=True)
+
+
+def explain(error: BaseException) -> str:
+    """What an error says, without the number of an OSError."""
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return os.strerror(errno.ETIMEDOUT)
+    text = error.strerror if isinstance(error, OSError) else None
+    return text or str(error) or type(error).__name__
