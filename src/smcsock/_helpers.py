@@ -28,7 +28,7 @@ def _connect(
             sock.bind(source_address)
         sock.connect(address)
         if require_smc:
-            sock._refuse_fallback()
+            sock._refuse_fallback(address)
     except BaseException:
         sock.close()
         raise

@@ -72,7 +72,7 @@ _KNOWN = {
             "NOSMCDEV",
             "no SMC device was found (SMC-R or SMC-D)",
             "give the host an ISM, loopback-ism or RoCE device, with the PNET ID of the "
-            "network interface that the connection uses",
+            "network interface that the connection uses; SMC-Rv2 may need IPv4",
         ),
         Reason(
             0x03030001,

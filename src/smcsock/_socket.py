@@ -44,6 +44,10 @@ def _presentations() -> dict[tuple[int, int], tuple[int, _stdlib.AddressFamily, 
 _PRESENTATIONS = _presentations()
 
 
+# EAFNOSUPPORT: no SMC in the kernel. The others: a sandbox forbids it.
+_NO_SMC_ERRNOS = (errno.EAFNOSUPPORT, errno.EACCES, errno.EPERM)
+
+
 def has_smc() -> bool:
     """Whether this process can open SMC sockets; asks the kernel by opening one.
 
@@ -53,7 +57,7 @@ def has_smc() -> bool:
     try:
         fd = _smcsock.socket(_SOCK_STREAM, SMCPROTO_SMC)
     except OSError as error:
-        if error.errno in (errno.EAFNOSUPPORT, errno.EACCES, errno.EPERM):
+        if error.errno in _NO_SMC_ERRNOS:
             return False
         raise
     os.close(fd)
@@ -140,13 +144,15 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
 
     def _open_tcp(self, error: OSError, type: int, fallback: Fallback | None) -> None:
         """Opens a TCP socket if it is for want of SMC that no SMC socket could be."""
-        # EAFNOSUPPORT for SMCPROTO_SMC6 alone is a kernel without IPv6.
-        if error.errno != errno.EAFNOSUPPORT or has_smc():
+        # With SMCPROTO_SMC6 alone it is a kernel without IPv6.
+        if error.errno not in _NO_SMC_ERRNOS or has_smc():
             raise error
         if type & ~_TYPE_FLAGS != _SOCK_STREAM:
             raise _error(errno.ESOCKTNOSUPPORT)
         if not _tcp_allowed(fallback):
-            raise SMCUnsupportedError from None
+            if error.errno == errno.EAFNOSUPPORT:
+                raise SMCUnsupportedError from None
+            raise error
         self._is_tcp = True
         _base_init(self, self._inet, type, self._proto if self._family != AF_SMC else 0)
 
@@ -241,7 +247,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         fd, address = self._accept()
         conn = socket._like(self, fd)
         if require_smc:
-            conn._refuse_fallback()
+            conn._refuse_fallback(address)
         return conn, address
 
     def dup(self) -> "socket":
@@ -277,16 +283,19 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
                 peer = self.getpeername()
         return dataclasses.replace(info, local=local, peer=peer)
 
-    def _fell_back(self) -> bool:
-        """Whether this connection is TCP; tells without sock_diag."""
-        return self._is_tcp or (
-            self.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_PROTOCOL) == _stdlib.IPPROTO_TCP
-        )
+    def fell_back(self) -> bool:
+        """Whether this connection is TCP; cheap, and without smc_diag.
 
-    def _refuse_fallback(self) -> None:
+        False while that is undecided: not connected, listening.
+        """
+        # In the place of an SMC socket that falls back the kernel puts its TCP socket.
+        protocol = self.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_PROTOCOL)
+        return self._is_tcp or protocol == _stdlib.IPPROTO_TCP
+
+    def _refuse_fallback(self, peer: Any) -> None:
         """Closes a connection that fell back to TCP and raises FallbackError."""
         try:
-            if not self._fell_back():
+            if not self.fell_back():
                 return
             try:
                 info: SmcInfo | None = self.smc_info()
@@ -297,7 +306,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
             self.close()
             raise
         self.close()
-        raise FallbackError(f"SMC was required but the connection is {why}", info)
+        raise FallbackError(f"SMC was required but the connection is {why}", peer, info)
 
     def to_stdlib(self) -> _stdlib.socket:
         """Hands the descriptor over to a plain socket.socket, and returns that.

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 __all__ = [
-    "NO_SMC",
     "CommandError",
     "ExitCode",
     "OutputError",
@@ -21,12 +20,6 @@ __all__ = [
     "flush",
     "say",
 ]
-
-NO_SMC = (
-    "this kernel has no SMC, or its module is not loaded: try 'modprobe smc' as root; if there "
-    "is no such module, install the package with the full set of kernel modules (linux-image-* "
-    "on Debian, linux-modules-extra-* on Ubuntu) or a kernel built with CONFIG_SMC"
-)
 
 
 class ExitCode(IntEnum):

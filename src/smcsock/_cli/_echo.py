@@ -15,8 +15,9 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .. import FallbackError, SMCUnsupportedError, create_connection, create_server, socket
+from .._errors import NO_SMC
 from ._address import format_address, resolve
-from ._common import NO_SMC, CommandError, ExitCode, complain, explain, say
+from ._common import CommandError, ExitCode, complain, explain, say
 from ._mode import mode_of, refusal
 
 if TYPE_CHECKING:
@@ -420,8 +421,7 @@ class _Server:
         try:
             sock, address = self._listener.accept(require_smc=self._require_smc)
         except FallbackError as error:
-            peer = error.info.peer if error.info else None
-            name = format_address(peer) if peer else "a connection"
+            name = format_address(error.peer)
             self._report(f"refused {name}: {refusal(error)}", status=ExitCode.NO_SMC, is_last=True)
             return True
         except ConnectionError:  # it was gone before it was accepted

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SMCPROTO_SMC, SMCPROTO_SMC6, SOL_SMC, socket
-from ._common import NO_SMC, ExitCode, explain, say
+from .._errors import NO_SMC
+from ._common import ExitCode, explain, say
 
 if TYPE_CHECKING:
     from ._common import Commands

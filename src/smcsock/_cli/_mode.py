@@ -22,7 +22,7 @@ def mode_of(sock: socket) -> ModeText:
         return _describe(sock.smc_info())
     except OSError as error:
         try:
-            known = "TCP, for a reason unknown" if sock._fell_back() else "SMC-D or SMC-R"
+            known = "TCP, for a reason unknown" if sock.fell_back() else "SMC-D or SMC-R"
         except OSError:
             known = "unknown mode"
         return ModeText(f"{known} ({explain(error)})")
