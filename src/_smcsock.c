@@ -65,14 +65,16 @@ typedef struct {
 
 /* ---- Arguments ---------------------------------------------------------- */
 
-/* The name that a static type gives in tp_name, and with it the standard
-   library in its messages: qualified for types outside builtins. */
+/* The name that a type gives in tp_name, and with it the standard library in its
+   messages: qualified for types defined in C outside builtins. */
 static PyObject *
 type_name(PyObject *obj)
 {
     PyTypeObject *type = Py_TYPE(obj);
     PyObject *name = PyType_GetName(type);
-    if (name == NULL || (PyType_GetFlags(type) & Py_TPFLAGS_HEAPTYPE)) {
+    unsigned long flags = PyType_GetFlags(type);
+    if (name == NULL ||
+        ((flags & Py_TPFLAGS_HEAPTYPE) && !(flags & Py_TPFLAGS_IMMUTABLETYPE))) {
         return name;
     }
     PyObject *module = PyObject_GetAttrString((PyObject *)type, "__module__");
@@ -96,9 +98,7 @@ as_int(PyObject *obj, int *result)
         return false;
     }
     if (value < INT_MIN || value > INT_MAX) {
-        PyErr_SetString(PyExc_OverflowError, value > 0
-                                                 ? "signed integer is greater than maximum"
-                                                 : "signed integer is less than minimum");
+        PyErr_SetString(PyExc_OverflowError, "Python int too large to convert to C int");
         return false;
     }
     *result = (int)value;
@@ -155,7 +155,8 @@ audit(module_state *state, PyObject *event, PyObject *sock, PyObject *address)
     PyObject *args[] = {event, sock, address};
     PyObject *result = state->audit_function != NULL
                            ? state->audit_function(NULL, args, 3)
-                           : PyObject_CallFunctionObjArgs(state->audit, event, sock, address, NULL);
+                           : PyObject_CallFunctionObjArgs(state->audit, event, sock, address,
+                                                          NULL);
     Py_XDECREF(result);
     return result != NULL;
 }
@@ -207,7 +208,8 @@ host_converter(PyObject *obj, void *result)
         return 1;
     }
     if (PyUnicode_Check(obj)) {
-        host->name = ascii_host(obj, &size);
+        /* A subclass goes through the codec, as in the standard library. */
+        host->name = PyUnicode_CheckExact(obj) ? ascii_host(obj, &size) : NULL;
         if (host->name != NULL) {
             host->owner = Py_NewRef(obj);
         }
@@ -265,7 +267,8 @@ set_gaierror(module_state *state, int error)
 
 /* getaddrinfo() with the GIL released; NULL with an exception set. */
 static struct addrinfo *
-resolve(module_state *state, const char *name, const char *service, const struct addrinfo *hints)
+resolve(module_state *state, const char *name, const char *service,
+        const struct addrinfo *hints)
 {
     struct addrinfo *found = NULL;
     int error, saved_errno;
@@ -288,7 +291,8 @@ set_numeric_host(const char *name, int family, inet_address *address)
         return inet_pton(AF_INET, name, &address->in.sin_addr) == 1;
     }
     /* An address with a zone is getaddrinfo's: it knows the interfaces. */
-    return strchr(name, '%') == NULL && inet_pton(AF_INET6, name, &address->in6.sin6_addr) == 1;
+    return strchr(name, '%') == NULL &&
+           inet_pton(AF_INET6, name, &address->in6.sin6_addr) == 1;
 }
 
 /* Fills in the IP address of a host: numeric, a name, "" (any address) or
@@ -486,7 +490,7 @@ wait_for(int fd, short events, int64_t deadline)
         int64_t left = deadline - monotonic_ns();
         int ready, error;
         if (left < 0) {
-            return 0;
+            left = 0; /* look once at least */
         }
         Py_BEGIN_ALLOW_THREADS
         ready = poll(&pollfd, 1, poll_timeout(left));
@@ -503,7 +507,10 @@ wait_for(int fd, short events, int64_t deadline)
         if (ready < 0 && PyErr_CheckSignals()) {
             return -1;
         }
-        /* Not yet: poll() takes 24 days at the most. */
+        /* poll() takes 24 days at the most. */
+        if (ready == 0 && monotonic_ns() >= deadline) {
+            return 0;
+        }
     }
 }
 
@@ -547,11 +554,15 @@ typedef struct {
 
 /* Starts a method of SocketMethods, which takes one argument or none. */
 static bool
-begin_call(call *c, PyObject *sock, PyTypeObject *type, const char *method, Py_ssize_t nargs,
-           Py_ssize_t expected)
+begin_call(call *c, PyObject *sock, PyTypeObject *type, const char *method, PyObject *kwnames,
+           Py_ssize_t nargs, Py_ssize_t expected)
 {
     c->state = PyType_GetModuleState(type);
     c->sock = sock;
+    if (kwnames != NULL && PyTuple_Size(kwnames) > 0) {
+        PyErr_Format(PyExc_TypeError, "%s() takes no keyword arguments", method);
+        return false;
+    }
     if (nargs != expected) {
         PyErr_Format(PyExc_TypeError, "%s() takes %s (%zd given)", method,
                      expected == 0 ? "no arguments" : "exactly one argument", nargs);
@@ -595,12 +606,12 @@ PyDoc_STRVAR(bind_doc,
 
 static PyObject *
 socket_bind(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
-            PyObject *Py_UNUSED(kwnames))
+            PyObject *kwnames)
 {
     call c;
     inet_address address;
     int res, error;
-    if (!begin_call(&c, self, type, "bind", nargs, 1)) {
+    if (!begin_call(&c, self, type, "bind", kwnames, nargs, 1)) {
         return NULL;
     }
     socklen_t length = begin_address(&c, args[0], "bind", c.state->str_socket_bind, &address);
@@ -624,12 +635,12 @@ PyDoc_STRVAR(listen_doc,
 
 static PyObject *
 socket_listen(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
-              PyObject *Py_UNUSED(kwnames))
+              PyObject *kwnames)
 {
     call c;
     int backlog = SOMAXCONN < 128 ? SOMAXCONN : 128;
     int res, error;
-    if (!begin_call(&c, self, type, "listen", nargs, nargs > 0) ||
+    if (!begin_call(&c, self, type, "listen", kwnames, nargs, nargs > 0) ||
         (nargs > 0 && !as_int(args[0], &backlog)) || !get_fd(c.state, self, &c.fd)) {
         return NULL;
     }
@@ -651,14 +662,14 @@ PyDoc_STRVAR(accept_doc,
 
 static PyObject *
 socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args),
-              Py_ssize_t nargs, PyObject *Py_UNUSED(kwnames))
+              Py_ssize_t nargs, PyObject *kwnames)
 {
     call c;
     int fd, error;
     int64_t timeout;
     inet_address peer = {0};
-    if (!begin_call(&c, self, type, "_accept", nargs, 0) || !get_fd(c.state, self, &c.fd) ||
-        !get_timeout(c.state, self, &timeout)) {
+    if (!begin_call(&c, self, type, "_accept", kwnames, nargs, 0) ||
+        !get_fd(c.state, self, &c.fd) || !get_timeout(c.state, self, &timeout)) {
         return NULL;
     }
     const int64_t deadline = deadline_after(timeout);
@@ -786,11 +797,11 @@ connect_socket(const call *c, const inet_address *address, socklen_t length)
 
 static int
 connect_method(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
-               const char *method)
+               PyObject *kwnames, const char *method)
 {
     call c;
     inet_address address;
-    if (!begin_call(&c, self, type, method, nargs, 1)) {
+    if (!begin_call(&c, self, type, method, kwnames, nargs, 1)) {
         return RAISED;
     }
     socklen_t length =
@@ -807,9 +818,9 @@ PyDoc_STRVAR(connect_doc,
 
 static PyObject *
 socket_connect(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
-               PyObject *Py_UNUSED(kwnames))
+               PyObject *kwnames)
 {
-    int outcome = connect_method(self, type, args, nargs, "connect");
+    int outcome = connect_method(self, type, args, nargs, kwnames, "connect");
     switch (outcome) {
     case 0:
         Py_RETURN_NONE;
@@ -842,9 +853,9 @@ PyDoc_STRVAR(connect_ex_doc,
 
 static PyObject *
 socket_connect_ex(PyObject *self, PyTypeObject *type, PyObject *const *args,
-                  Py_ssize_t nargs, PyObject *Py_UNUSED(kwnames))
+                  Py_ssize_t nargs, PyObject *kwnames)
 {
-    int outcome = connect_method(self, type, args, nargs, "connect_ex");
+    int outcome = connect_method(self, type, args, nargs, kwnames, "connect_ex");
     switch (outcome) {
     case RAISED:
         return NULL;
@@ -933,7 +944,8 @@ scan_datagram(char *buffer, size_t size, uint64_t inode, diag_result *result)
             result->error = code < 0 ? -code : EPROTO;
             return true;
         }
-        if (header->nlmsg_type != SOCK_DIAG_BY_FAMILY || length < sizeof(struct smc_diag_msg)) {
+        if (header->nlmsg_type != SOCK_DIAG_BY_FAMILY ||
+            length < sizeof(struct smc_diag_msg)) {
             continue;
         }
         if (((struct smc_diag_msg *)payload)->diag_inode == inode) {
@@ -983,12 +995,13 @@ PyDoc_STRVAR(diag_doc,
 
 static PyObject *
 socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args),
-            Py_ssize_t nargs, PyObject *Py_UNUSED(kwnames))
+            Py_ssize_t nargs, PyObject *kwnames)
 {
     call c;
     struct stat status;
     diag_result result;
-    if (!begin_call(&c, self, type, "_diag", nargs, 0) || !get_fd(c.state, self, &c.fd)) {
+    if (!begin_call(&c, self, type, "_diag", kwnames, nargs, 0) ||
+        !get_fd(c.state, self, &c.fd)) {
         return NULL;
     }
     if (fstat(c.fd, &status) < 0) {
@@ -1099,7 +1112,8 @@ find_socket_functions(module_state *state)
         return false;
     }
     /* Without a descriptor, as before __init__(). */
-    PyObject *sock = PyObject_CallMethod(state->socket_type, "__new__", "O", state->socket_type);
+    PyObject *sock =
+        PyObject_CallMethod(state->socket_type, "__new__", "O", state->socket_type);
     if (sock == NULL) {
         return false;
     }
@@ -1116,7 +1130,8 @@ find_audit_function(module_state *state)
     if (state->audit == NULL) {
         return false;
     }
-    if (PyCFunction_Check(state->audit) && PyCFunction_GetFlags(state->audit) == METH_FASTCALL) {
+    if (PyCFunction_Check(state->audit) &&
+        PyCFunction_GetFlags(state->audit) == METH_FASTCALL) {
         state->audit_function =
             (fastcall_function)(void (*)(void))PyCFunction_GetFunction(state->audit);
     }

@@ -135,6 +135,8 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         """Settles how the socket presents itself; OSError if it is no SMC socket."""
         key = index(family), index(proto)
         if key not in _PRESENTATIONS:
+            if not all(-(2**31) <= number < 2**31 for number in key):
+                raise OverflowError("Python int too large to convert to C int")
             if (key[0], -1) in _PRESENTATIONS:
                 raise _error(errno.EPROTONOSUPPORT)
             detail = f": smcsock opens sockets of AF_SMC, AF_INET and AF_INET6, not {family}"
