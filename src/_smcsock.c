@@ -641,7 +641,7 @@ socket_listen(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssiz
     int backlog = SOMAXCONN < 128 ? SOMAXCONN : 128;
     int res, error;
     if (!begin_call(&c, self, type, "listen", kwnames, nargs, nargs > 0) ||
-        (nargs > 0 && !as_int(args[0], &backlog)) || !get_fd(c.state, self, &c.fd)) {
+        (nargs > 0 && !PyArg_Parse(args[0], "i", &backlog)) || !get_fd(c.state, self, &c.fd)) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
