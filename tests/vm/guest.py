@@ -1,0 +1,279 @@
+"""Boot a guest and run one command in it."""
+
+import contextlib
+import ctypes
+import json
+import os
+import platform
+import re
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import protocol
+import tools
+from errors import HarnessError
+from kernels import Kernel
+
+BOOT_LIMIT = 180
+"""Seconds from starting QEMU to the command's start. It takes 5 to 15 without KVM."""
+CONSOLE_TAIL = 16384
+"""Bytes of the console that are kept to be shown when the guest fails."""
+
+EXIT_TIMEOUT = 124
+
+MODES = ("smcd", "smcr", "tcp", "none")
+
+QEMU = f"qemu-system-{platform.machine()}"
+PROGRAMS = (QEMU, "virtme-run", "busybox", "file", "modprobe", "rdma")
+"""What has to be on the host to boot a guest; the guest uses some of them too."""
+
+HOST_TAG = "smcsock.host"
+
+ENVIRONMENT = re.compile(
+    "CI|COLUMNS|FORCE_COLOR|HOME|LANG|LANGUAGE|LINES|NO_COLOR|PATH|SHELL|TERM|TZ|VIRTUAL_ENV"
+    "|(COVERAGE_|HYPOTHESIS_|LC_|PYENV_|PYTEST_|PYTHON|SMCSOCK_).*"
+)
+"""What the command gets of the host's environment. The rest may be secret, or not true there."""
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a guest is to be, apart from its kernel."""
+
+    version: str
+    mode: str
+    timeout: float
+    """Seconds for the command, from its start; 0 is without limit."""
+    cpus: int
+    memory: str
+    """As QEMU takes it: 2G, 512M."""
+    kvm: bool
+    verbose: bool
+    rwdirs: list[Path] = field(default_factory=list)
+
+
+class _TimeLimit(Exception):
+    """Raised in the main thread when the time for what it is doing is over."""
+
+
+class _GuestFailure(Exception):
+    """The guest did not do its part; the text says what."""
+
+
+def run(kernel: Kernel, options: Options, command: list[str]) -> int:
+    """Boot, run the command with this process's standard streams, return its exit status.
+
+    To be called in the main thread. A command that exceeds its time limit has exit status 124.
+    HarnessError if the guest does not come to the point of running the command, or dies under it.
+    """
+    rwdirs = {f"smcsock.rw{i}": str(path) for i, path in enumerate(options.rwdirs)}
+    modules = kernel.loopback_modules if options.mode == "smcd" else kernel.stock_modules
+    spec: protocol.Spec = {
+        "command": command,
+        "environment": _environment(options),
+        "cwd": os.getcwd(),
+        "hostname": socket.gethostname(),
+        "mode": options.mode,
+        "modules": str(modules),
+        "host_tag": HOST_TAG,
+        "rwdirs": rwdirs,
+    }
+    channel, guest_end = socket.socketpair()
+    with channel, tempfile.TemporaryDirectory(prefix="smcsock-vm-") as scratch:
+        with guest_end:
+            arguments = _qemu_command(kernel, options, Path(scratch), guest_end.fileno(), rwdirs)
+            qemu = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=[guest_end.fileno()],
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        console = _Console(qemu, options.verbose)
+        try:
+            return _converse(channel, spec, options.timeout)
+        except _GuestFailure as failure:
+            qemu.kill()
+            raise HarnessError(f"{failure}\n{console.tail()}") from None
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            qemu.kill()
+            qemu.wait()
+
+
+def _converse(channel: socket.socket, spec: protocol.Spec, timeout: float) -> int:
+    """Have the command run by process 1 of the guest, up to its exit status."""
+    signal.signal(signal.SIGALRM, _raise_time_limit)
+    signal.setitimer(signal.ITIMER_REAL, BOOT_LIMIT)
+    ready = False
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            channel.sendall(protocol.pack(protocol.SPEC, json.dumps(spec).encode()))
+        with channel.makefile("rb") as stream:
+            while len(header := stream.read(protocol.HEADER.size)) == protocol.HEADER.size:
+                kind, length = protocol.HEADER.unpack(header)
+                payload = stream.read(length)
+                if kind == protocol.STDOUT:
+                    _write(1, payload)
+                elif kind == protocol.STDERR:
+                    _write(2, payload)
+                elif kind == protocol.READY:
+                    ready = True
+                    signal.setitimer(signal.ITIMER_REAL, timeout)
+                    threading.Thread(target=_pump_stdin, args=(channel,), daemon=True).start()
+                elif kind == protocol.FAILED:
+                    raise _GuestFailure(f"mode {spec['mode']}: {payload.decode()}")
+                elif kind == protocol.EXIT:
+                    return int(payload)
+    except ConnectionResetError:
+        pass  # As good an end of the stream as any.
+    except _TimeLimit:
+        if ready:
+            _say(f"the command did not end within {timeout:g} s")
+            return EXIT_TIMEOUT
+        raise _GuestFailure(f"the guest did not boot within {BOOT_LIMIT} s") from None
+    when = "while the command ran" if ready else "while it booted"
+    raise _GuestFailure(f"the guest died {when}")
+
+
+def _qemu_command(
+    kernel: Kernel, options: Options, scratch: Path, channel: int, rwdirs: dict[str, str]
+) -> list[str]:
+    """What virtme-ng would start, with this harness's channel and process 1 in it."""
+    virtme = [
+        *(tools.find("virtme-run"), "--kimg", str(kernel.image), "--mods", "auto"),
+        *("--cpus", str(options.cpus), "--memory", options.memory, "--force-9p"),
+        # Script mode is what makes a panic end QEMU; the script itself never runs.
+        *("--script-sh", "true", "--show-boot-console"),
+        *("--dry-run", "--show-command"),
+        *("--force-initramfs", "--save-initramfs", str(scratch / "initramfs")),
+    ]
+    if options.verbose:
+        virtme.append("--verbose")
+    if not options.kvm:
+        virtme.append("--disable-kvm")
+    done = subprocess.run(
+        virtme,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=tools.environment() | {"TMPDIR": str(scratch)},
+        check=False,
+    )
+    if done.returncode or not done.stdout:
+        raise HarnessError(f"virtme-run failed:\n{done.stdout}{done.stderr}")
+    arguments = shlex.split(done.stdout.splitlines()[-1])
+    # The last init= counts. Kernel parameters know double quotes, but no way to escape one.
+    init = [sys.executable, "-ESB", str(Path(__file__).resolve().with_name("guest_init.py"))]
+    if any('"' in word for word in init):
+        raise HarnessError(f"a path with a double quote cannot be booted: {init}")
+    append = arguments.index("-append") + 1
+    arguments[append] += " init=/usr/bin/env -- " + " ".join(f'"{word}"' for word in init)
+    if not options.kvm:
+        # A thread per virtual CPU makes QEMU before 8.1 miss the kernel's changes to its own
+        # code now and then: it dies of an int3 that is no longer there.
+        arguments += ["-accel", "tcg,thread=single"]
+    arguments += [
+        *("-chardev", f"socket,id=smcsock,fd={channel}"),
+        *("-device", "virtio-serial"),
+        *("-device", f"virtserialport,name={protocol.PORT_NAME},chardev=smcsock"),
+    ]
+    arguments += _export("/", HOST_TAG, ",readonly=on")
+    for tag, directory in rwdirs.items():
+        arguments += _export(directory, tag)
+    return arguments
+
+
+def _export(directory: str, tag: str, more: str = "") -> list[str]:
+    """QEMU's arguments that give the guest a directory of the host."""
+    path = directory.replace(",", ",,")
+    return [
+        "-fsdev",
+        f"local,id={tag},path={path},security_model=none,multidevs=remap{more}",
+        "-device",
+        f"virtio-9p,fsdev={tag},mount_tag={tag}",
+    ]
+
+
+def _environment(options: Options) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if ENVIRONMENT.fullmatch(name)}
+    return kept | {
+        "USER": "root",
+        "LOGNAME": "root",
+        "SMCSOCK_VM": "1",
+        "SMCSOCK_VM_KERNEL": options.version,
+        "SMCSOCK_VM_MODE": options.mode,
+    }
+
+
+class _Console:
+    """The guest's console and QEMU's own complaints: kept for when they are needed."""
+
+    def __init__(self, qemu: subprocess.Popen[bytes], verbose: bool) -> None:
+        assert qemu.stderr
+        self._stream = qemu.stderr
+        self._verbose = verbose
+        self._kept = b""
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def tail(self) -> str:
+        """The end of what there was; waits until QEMU has ended. Empty if it was shown already."""
+        self._thread.join()
+        if self._verbose:
+            return ""
+        text = self._kept[-CONSOLE_TAIL:].decode(errors="replace").replace("\r\n", "\n")
+        return f"--- the end of the guest's console ---\n{text}"
+
+    def _read(self) -> None:
+        while data := os.read(self._stream.fileno(), 65536):
+            if self._verbose:
+                _write(2, data)
+            self._kept = self._kept[-CONSOLE_TAIL:] + data
+
+
+def _pump_stdin(channel: socket.socket) -> None:
+    """Give the guest this process's standard input, then its end."""
+    try:
+        while data := os.read(0, protocol.MAX_PAYLOAD):
+            channel.sendall(protocol.pack(protocol.STDIN, data))
+        channel.sendall(protocol.pack(protocol.STDIN))
+    except OSError:
+        pass  # The guest has ended.
+
+
+def _write(fd: int, data: bytes) -> None:
+    """Write everything at once, also where somebody has made our output non-blocking."""
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
+
+
+def _raise_time_limit(*_: object) -> None:
+    raise _TimeLimit
+
+
+_libc = ctypes.CDLL(None)
+
+
+def _die_with_parent() -> None:
+    """Runs in the child: no guest outlives its harness, not even one that is killed."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _say(text: str) -> None:
+    print(f"smcsock-vm: {text}", file=sys.stderr, flush=True)
