@@ -80,7 +80,7 @@ def run(kernel: Kernel, options: Options, command: list[str]) -> int:
     modules = kernel.loopback_modules if options.mode == "smcd" else kernel.stock_modules
     spec: protocol.Spec = {
         "command": command,
-        "environment": _environment(options),
+        "environment": _environment(kernel, options),
         "cwd": os.getcwd(),
         "hostname": socket.gethostname(),
         "mode": options.mode,
@@ -207,8 +207,10 @@ def _export(directory: str, tag: str, more: str = "") -> list[str]:
     ]
 
 
-def _environment(options: Options) -> dict[str, str]:
+def _environment(kernel: Kernel, options: Options) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if ENVIRONMENT.fullmatch(name)}
+    if kernel.source.exists():
+        kept["SMCSOCK_VM_SOURCE"] = str(kernel.source)
     return kept | {
         "USER": "root",
         "LOGNAME": "root",

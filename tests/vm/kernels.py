@@ -3,8 +3,8 @@
 The cache is one directory:
 
     lock                     held while it is being filled
-    6.12 -> 6.12.117-1-r1    the kernel in use, replaced atomically
-    6.12.117-1-r1/           complete, or not there at all
+    6.12 -> 6.12.117-1-r2    the kernel in use, replaced atomically
+    6.12.117-1-r2/           complete, or not there at all
         stock/boot/vmlinuz-*
         stock/lib/modules/*     as Debian has them
         loopback/lib/modules/*  the same (hard links), but for smc.ko with loopback-ism
@@ -31,10 +31,10 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SUITES = {"debian": "bookworm", "debian-security": "bookworm-security"}
 """Path of the archive on the mirror to the suite in it."""
 
-RECIPE = 1
+RECIPE = 2
 """Part of the cache's key: raise it when what is built from the same packages changes."""
 
-MODULE_DIRECTORIES = (
+MODULES = (
     "arch",
     "block",
     "crypto",
@@ -42,6 +42,7 @@ MODULE_DIRECTORIES = (
     "drivers/char",
     "drivers/infiniband/core",
     "drivers/infiniband/sw",
+    "drivers/net/veth.ko*",
     "drivers/s390",
     "drivers/virtio",
     "fs",
@@ -95,6 +96,8 @@ class Kernel:
     stock_modules: Path
     """A directory with lib/modules/RELEASE, as ``modprobe -d`` takes it."""
     loopback_modules: Path
+    source: Path
+    """A directory with what is kept of the source: net/smc/*.h, if smc.ko was built from it."""
 
 
 @contextmanager
@@ -116,7 +119,7 @@ def use(version: str) -> Iterator[Kernel]:
             if not directory.exists():
                 continue
             (image,) = (directory / "stock/boot").iterdir()
-            yield Kernel(image, directory / "stock", directory / "loopback")
+            yield Kernel(image, directory / "stock", directory / "loopback", directory / "source")
             return
         finally:
             os.close(fd)
@@ -286,11 +289,11 @@ def _unpack(archive: Path, kernel: Path) -> None:
     kept.mkdir(parents=True)
     for index in modules.glob("modules.*"):
         index.rename(kept / index.name)
-    for name in MODULE_DIRECTORIES:
-        if (modules / "kernel" / name).exists():
-            target = kept / "kernel" / name
+    for pattern in MODULES:
+        for path in (modules / "kernel").glob(pattern):
+            target = kept / path.relative_to(modules)
             target.parent.mkdir(parents=True, exist_ok=True)
-            (modules / "kernel" / name).rename(target)
+            path.rename(target)
     # Not every busybox loads compressed modules, and the guest is slow at it.
     if compressed := list(map(str, kept.rglob("*.ko.xz"))):
         _run("xz", "--decompress", "-T0", *compressed)
@@ -345,6 +348,10 @@ def _build(apt: Apt, packages: Packages, kernel: Path, work: Path) -> None:
         built = modules / "kernel/net/smc" / f"{name}.ko"
         built.unlink()
         (smc / f"{name}.ko").rename(built)
+    headers_kept = kernel / "source/net/smc"
+    headers_kept.mkdir(parents=True)
+    for header in sorted(smc.glob("*.h")):
+        header.rename(headers_kept / header.name)
     # depmod would write through the links into the other tree.
     for index in modules.glob("modules.*"):
         data = index.read_bytes()
