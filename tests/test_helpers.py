@@ -524,22 +524,49 @@ def test_ipv6_server_does_not_serve_ipv4() -> None:
 
 
 def kernel_has_reuse_port() -> bool:
-    """Linux has refused it since 2025 to all but AF_INET and AF_INET6, in old releases too."""
+    """For AF_SMC, which Linux has refused since 2025, in old releases too; or IPPROTO_SMC."""
     with smcsock.socket() as sock:
         result = outcome(sock.setsockopt, socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if result is not None:
+        result = outcome(socket.socket, socket.AF_INET, socket.SOCK_STREAM, smcsock.IPPROTO_SMC)
+        if isinstance(result, socket.socket):
+            result.close()
+            return True
     return result is None
 
 
 @inet
 def test_reuse_port_shares_a_port(presentation: Presentation) -> None:
     if not kernel_has_reuse_port():
-        pytest.skip("needs SO_REUSEPORT: this kernel refuses it to AF_SMC sockets")
+        pytest.skip("needs SO_REUSEPORT: this kernel refuses it to SMC sockets")
     family = presentation.inet
     with smcsock.create_server((presentation.host, 0), family=family, reuse_port=True) as one:
         address = one.getsockname()
         assert one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
         with smcsock.create_server(address, family=family, reuse_port=True) as other:
             assert other.getsockname() == address
+            assert (other.family, other.proto) == (one.family, one.proto) == (family, 0)
+
+
+@inet
+def test_server_that_shares_its_port_accepts_smc(
+    presentation: Presentation, smc_mode: Mode
+) -> None:
+    if not kernel_has_reuse_port():
+        pytest.skip("needs SO_REUSEPORT: this kernel refuses it to SMC sockets")
+    family = presentation.inet
+    with (
+        smcsock.create_server((presentation.host, 0), family=family, reuse_port=True) as server,
+        smcsock.create_connection(server.getsockname()[:2]) as client,
+    ):
+        conn, address = server.accept()
+        with conn:
+            info = conn.smc_info()
+            assert info.mode is presentation.expected_mode(smc_mode)
+            assert (info.local, info.peer) == (conn.getsockname(), address)
+            assert conn.family == family
+            client.sendall(b"shared")
+            assert conn.recv(6) == b"shared"
 
 
 @inet

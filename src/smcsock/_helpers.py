@@ -1,8 +1,10 @@
 """create_connection and create_server, with the standard library's signatures."""
 
+import errno
 import socket as _stdlib
 from typing import Any
 
+from ._smcsock import IPPROTO_SMC
 from ._socket import Fallback, socket
 
 __all__ = ["create_connection", "create_server"]
@@ -80,6 +82,30 @@ def create_connection(
         errors.clear()  # breaks the cycle of frame and traceback
 
 
+def _open_shared(family: int, fallback: Fallback | None) -> socket:
+    """A socket that shares its port with others.
+
+    Linux has refused SO_REUSEPORT to AF_SMC since 2025 (sk_is_inet()); an SMC socket
+    that shares its port then has to be one of IPPROTO_SMC, there from Linux 6.11 on.
+    """
+    sock = socket(family, fallback=fallback)
+    try:
+        sock.setsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_REUSEPORT, 1)
+    except OSError as refused:
+        with sock:
+            if refused.errno != errno.EOPNOTSUPP:
+                raise
+            try:
+                plain = _stdlib.socket(sock._inet, _stdlib.SOCK_STREAM, IPPROTO_SMC)
+            except OSError:
+                raise refused from None
+        with plain:
+            sock = socket(family, fileno=plain.fileno())
+            plain.detach()
+        sock.setsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_REUSEPORT, 1)
+    return sock
+
+
 def create_server(
     address: tuple[str, int] | tuple[str, int, int, int],
     *,
@@ -92,19 +118,18 @@ def create_server(
     """A listening socket bound to an address, SO_REUSEADDR set.
 
     As socket.create_server(): ``family`` AF_INET or AF_INET6, ``backlog`` for
-    listen(), ``reuse_port`` to set SO_REUSEPORT, ``dualstack_ipv6`` to serve IPv4
-    on an AF_INET6 socket too. ``fallback`` as for smcsock.socket.
+    listen(), ``reuse_port`` to set SO_REUSEPORT (EOPNOTSUPP for SMC before Linux
+    6.11), ``dualstack_ipv6`` to serve IPv4 on an AF_INET6 socket too. ``fallback``
+    as for smcsock.socket.
     """
     if dualstack_ipv6:
         if not _stdlib.has_dualstack_ipv6():
             raise ValueError("dualstack_ipv6 not supported on this platform")
         if family != _stdlib.AF_INET6:
             raise ValueError("dualstack_ipv6 requires AF_INET6 family")
-    sock = socket(family, _stdlib.SOCK_STREAM, fallback=fallback)
+    sock = _open_shared(family, fallback) if reuse_port else socket(family, fallback=fallback)
     try:
         sock.setsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_REUSEADDR, 1)
-        if reuse_port:
-            sock.setsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_REUSEPORT, 1)
         if sock._inet == _stdlib.AF_INET6:
             v6only = 0 if dualstack_ipv6 else 1
             sock.setsockopt(_stdlib.IPPROTO_IPV6, _stdlib.IPV6_V6ONLY, v6only)

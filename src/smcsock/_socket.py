@@ -1,6 +1,5 @@
 """The type: socket.socket for SMC."""
 
-import contextlib
 import dataclasses
 import errno
 import os
@@ -22,6 +21,8 @@ _AF_INET = _stdlib.AF_INET
 _AF_INET6 = _stdlib.AF_INET6
 _SOCK_STREAM = _stdlib.SOCK_STREAM
 _TYPE_FLAGS = _stdlib.SOCK_NONBLOCK | _stdlib.SOCK_CLOEXEC
+
+_UNSPECIFIED = ("0.0.0.0", "::")
 
 _SMCPROTO = {_AF_INET: SMCPROTO_SMC, _AF_INET6: SMCPROTO_SMC6}
 
@@ -115,6 +116,8 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         *,
         fallback: Fallback | None = None,
     ) -> None:
+        if fallback is not None:
+            _tcp_allowed(fallback)
         if fileno is not None:
             self._adopt_unknown(family, type, proto, fileno, fallback)
             return
@@ -273,16 +276,18 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
             raise DiagUnavailableError(
                 errno.ENOENT, "the kernel does not list this socket in this network namespace"
             )
-        return info if info.family == AF_SMC else self._with_addresses(info)
+        return self._with_addresses(info)
 
     def _with_addresses(self, info: SmcInfo) -> SmcInfo:
-        """Fills in what smc_diag leaves out for a socket opened with IPPROTO_SMC."""
-        local, peer = None, None
-        if info.local is not None:
+        """Fills in the addresses, which smc_diag leaves out for IPPROTO_SMC."""
+        local, peer = info.local, info.peer
+        if local is not None and local[0] in _UNSPECIFIED:
             local = self.getsockname()
-        if info.peer is not None:
-            with contextlib.suppress(OSError):
+        if peer is not None and peer[0] in _UNSPECIFIED:
+            try:
                 peer = self.getpeername()
+            except OSError:  # closed meanwhile
+                peer = None
         return dataclasses.replace(info, local=local, peer=peer)
 
     def fell_back(self) -> bool:
