@@ -8,6 +8,7 @@ byte order of the host but for the ports and IP addresses.
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
@@ -152,8 +153,9 @@ class SmcInfo:
 
     ``family`` is the one that the kernel opened the socket with: AF_SMC, or AF_INET
     or AF_INET6 for IPPROTO_SMC. ``interface`` is the index of the interface that the
-    socket is bound to, 0 for none; ``shutdown`` has bit 0 set when receiving is shut
-    down and bit 1 when sending is. ``connection`` is there for SMC-R and SMC-D,
+    connection is bound to, 0 for none; ``shutdown`` has bit 0 set when receiving is
+    shut down and bit 1 when sending is. After a fallback the kernel keeps neither
+    ``state`` nor ``shutdown`` up to date. ``connection`` is there for SMC-R and SMC-D,
     ``link_group`` for SMC-R, ``dmb`` for SMC-D.
     """
 
@@ -203,23 +205,34 @@ _MSG = struct.Struct("=4B 2s2s 16s16s I 2I I Q")
 _ATTRIBUTE = struct.Struct("=HH")
 _CONNINFO, _LGRINFO, _SHUTDOWN, _DMBINFO, _FALLBACK = range(1, 6)
 
-_CONNINFO_STRUCT = struct.Struct("=4I 16x16x 4B")  # for its size and flags; see below
+_CONNINFO_STRUCT = struct.Struct("=4I 32x 4B 24x")  # but for its cursors
 _CURSOR = struct.Struct("=2xHI")
 _LGRINFO_STRUCT = struct.Struct("=B 64s B 40s 40s B")
 _DMBINFO_STRUCT = struct.Struct("=I 4x 4Q")
 _DMBINFO_EXT = struct.Struct("=2Q")  # from Linux 6.8 on
 _FALLBACK_STRUCT = struct.Struct("=2I")
 
+_SIZES = {
+    _CONNINFO: _CONNINFO_STRUCT.size,
+    _LGRINFO: _LGRINFO_STRUCT.size,
+    _SHUTDOWN: 1,
+    _DMBINFO: _DMBINFO_STRUCT.size,
+    _FALLBACK: _FALLBACK_STRUCT.size,
+}
+
 _MODES = {1: Mode.TCP, 2: Mode.SMCD}
 
 
 def _attributes(record: bytes) -> Iterator[tuple[int, bytes]]:
+    """The attributes of a record, kind and payload; unknown and truncated ones left out."""
     at = _MSG.size
     while at + _ATTRIBUTE.size <= len(record):
         length, kind = _ATTRIBUTE.unpack_from(record, at)
         if length < _ATTRIBUTE.size:
             break
-        yield kind, record[at + _ATTRIBUTE.size : at + length]
+        payload = record[at + _ATTRIBUTE.size : at + length]
+        if len(payload) >= _SIZES.get(kind, sys.maxsize):
+            yield kind, payload
         at += (length + 3) & ~3
 
 

@@ -203,8 +203,8 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
             )
         if family == -1:
             family = own_family
-        if proto == -1 or family == AF_SMC:
-            proto = _SMCPROTO[inet] if family == AF_SMC else 0
+        if family == AF_SMC and proto in (-1, 0):
+            proto = _SMCPROTO[inet]
         self._present(family, proto)
         if self._inet != inet:
             raise ValueError(f"descriptor {self.fileno()} is of {inet!r}, not of family {family}")
