@@ -1,0 +1,355 @@
+"""Threads: no call keeps the GIL, and none is confused by the others."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SMC, Presentation
+from test_timeouts import (
+    IN_GUEST,
+    LIMIT,
+    Call,
+    Open,
+    Outcome,
+    accept_two,
+    black_hole,
+    listening,
+    outcome,
+    round_trip,
+)
+
+import smcsock
+from smcsock import Mode, _smcsock
+
+# ----- the GIL
+
+
+def releases_the_gil(function: Callable[[], object]) -> bool:
+    """Whether a thread that waits for the GIL gets it while a function is called repeatedly.
+
+    The interpreter itself is made never to take the GIL away, so that it changes hands only if
+    the function releases it.
+    """
+    release = threading.Lock()
+    progress: list[bool] = []
+
+    def other() -> None:
+        with release:
+            progress.append(True)
+
+    release.acquire()
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(10 * LIMIT)
+    try:
+        release.release()
+        deadline = time.monotonic() + LIMIT
+        for _ in range(100_000):
+            function()
+            if progress or time.monotonic() > deadline:
+                break
+        result = bool(progress)
+    finally:
+        sys.setswitchinterval(interval)
+    thread.join(LIMIT)
+    return result
+
+
+def quietly(function: Callable[..., object], *args: object) -> Callable[[], None]:
+    def call() -> None:
+        with contextlib.suppress(OSError):
+            function(*args)
+
+    return call
+
+
+@pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this interpreter has no GIL"
+)
+def test_a_call_that_keeps_the_gil_is_told_apart() -> None:
+    assert not releases_the_gil(lambda: sum(range(100)))
+
+
+@pytest.fixture
+def sock() -> Iterator[smcsock.socket]:
+    with SMC.open() as sock:
+        sock.bind((SMC.host, 0))
+        sock.setblocking(False)
+        yield sock
+
+
+def test_socket_releases_the_gil() -> None:
+    # An unknown protocol: no descriptor, whose close() would release the GIL too.
+    assert releases_the_gil(quietly(_smcsock.socket, socket.SOCK_STREAM, 99))
+
+
+def test_bind_releases_the_gil(sock: smcsock.socket) -> None:
+    assert releases_the_gil(quietly(sock.bind, sock.getsockname()))
+
+
+def test_listen_releases_the_gil(sock: smcsock.socket) -> None:
+    assert releases_the_gil(sock.listen)
+
+
+def test_accept_releases_the_gil(sock: smcsock.socket) -> None:
+    sock.listen()
+    assert releases_the_gil(quietly(sock.accept))
+
+
+@pytest.mark.parametrize("method", ["connect", "connect_ex"])
+def test_connect_releases_the_gil(method: str) -> None:
+    with black_hole(SMC) as listener, SMC.open() as client:
+        client.setblocking(False)
+        assert releases_the_gil(quietly(getattr(client, method), listener.getsockname()))
+
+
+def test_resolving_a_name_releases_the_gil(sock: smcsock.socket) -> None:
+    # An IPv6 address is no host of an IPv4 socket: bind() fails before its own system call.
+    assert releases_the_gil(quietly(sock.bind, ("::1", 0)))
+
+
+@pytest.mark.usefixtures("smc_mode")
+def test_diag_releases_the_gil(sock: smcsock.socket) -> None:
+    assert releases_the_gil(sock._diag)
+
+
+def run_isolated(function: Callable[[], None]) -> None:
+    """Runs a function of this file in a process of its own, where it may hang with the GIL."""
+    code = (
+        f"import faulthandler; faulthandler.dump_traceback_later({LIMIT}, exit=True)\n"
+        f"import {__name__}; {__name__}.{function.__name__}()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=2 * LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def wait_until_asleep(thread: threading.Thread) -> None:
+    """Returns when a thread has come to rest in a system call, as far as can be seen."""
+    state = Path(f"/proc/self/task/{thread.native_id}/stat")
+    deadline = time.monotonic() + LIMIT
+    seen = 0
+    while seen < 10:
+        assert time.monotonic() < deadline, "the thread does not come to rest"
+        time.sleep(0.01)
+        seen = seen + 1 if state.read_text().rpartition(")")[2].split()[0] in "SD" else 0
+
+
+def count_while_accept_blocks() -> None:
+    with SMC.listener() as listener, SMC.open() as client:
+        call = Call(listener.accept)
+        wait_until_asleep(call.thread)
+        assert sum(1 for _ in range(100_000)) == 100_000
+        client.connect(listener.getsockname())
+        call.result()[0].close()
+
+
+def count_while_connect_blocks() -> None:
+    with black_hole(SMC) as listener, SMC.open() as client:
+        call = Call(client.connect, listener.getsockname())
+        wait_until_asleep(call.thread)
+        assert sum(1 for _ in range(100_000)) == 100_000
+        accept_two(listener).close()
+        call.result()
+
+
+def answer_while_a_name_is_resolved() -> None:
+    def answer() -> None:
+        query, address = name_server.recvfrom(512)
+        question = query[12 : query.index(b"\0", 12) + 5]
+        header = query[:2] + bytes.fromhex("8180 0001 0001 0000 0000")
+        record = bytes.fromhex("c00c 0001 0001 00000001 0004") + socket.inet_aton(SMC.host)
+        name_server.sendto(header + question + record, address)
+
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as name_server,
+        SMC.listener() as listener,
+        SMC.open() as client,
+    ):
+        name_server.bind((SMC.host, 53))
+        call = Call(answer)
+        client.connect(("peer.smcsock.test", listener.getsockname()[1]))
+        call.result()
+        assert client.getpeername() == listener.getsockname()
+
+
+@pytest.mark.parametrize("function", [count_while_accept_blocks, count_while_connect_blocks])
+def test_other_threads_run_while_a_call_blocks(function: Callable[[], None]) -> None:
+    run_isolated(function)
+
+
+def test_other_threads_run_while_a_name_is_resolved() -> None:
+    if not IN_GUEST:
+        pytest.skip("replaces /etc/resolv.conf: in a guest only")
+    path = Path("/etc/resolv.conf")
+    before = path.read_text()
+    path.write_text("nameserver 127.0.0.1\n")
+    try:
+        run_isolated(answer_while_a_name_is_resolved)
+    finally:
+        path.write_text(before)
+
+
+# ----- many threads
+
+
+@pytest.mark.parametrize("timeout", [None, LIMIT], ids=["blocking", "timeout"])
+def test_64_threads_connect_and_64_accept(
+    presentation: Presentation, timeout: float | None
+) -> None:
+    threads, size = 64, 50_000
+    at_once = threading.Barrier(threads)
+
+    def serve() -> None:
+        server, _ = listener.accept()
+        with server:
+            server.settimeout(LIMIT)
+            server.sendall(b"".join(iter(lambda: server.recv(1 << 16), b"")))
+
+    def connect(number: int) -> None:
+        data = hashlib.shake_128(number.to_bytes()).digest(size)
+        with presentation.open() as client:
+            client.settimeout(timeout)
+            at_once.wait(LIMIT)
+            client.connect(listener.getsockname())
+            client.settimeout(LIMIT)
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            assert b"".join(iter(lambda: client.recv(1 << 16), b"")) == data
+
+    with presentation.listener() as listener:
+        listener.settimeout(timeout)
+        calls = [Call(serve) for _ in range(threads)]
+        calls += [Call(connect, number) for number in range(threads)]
+        for call in calls:
+            call.result()
+
+
+def test_smc_info_is_that_of_the_socket_while_others_come_and_go(
+    presentation: Presentation, smc_mode: Mode
+) -> None:
+    def ask() -> None:
+        for _ in range(10):
+            with presentation.pair() as sockets:
+                for sock in sockets:
+                    info = sock.smc_info()
+                    assert info.inode == os.fstat(sock.fileno()).st_ino
+                    assert info.mode is presentation.expected_mode(smc_mode)
+                    assert info.peer == sock.getpeername()
+
+    for call in [Call(ask) for _ in range(8)]:
+        call.result()
+
+
+# ----- one socket, two threads
+
+
+def test_a_listener_closed_in_a_blocking_accept_serves_that_accept(
+    presentation: Presentation,
+) -> None:
+    # The call holds the kernel's socket: it ends with the next connection.
+    def scenario(open_: Open) -> str:
+        with listening(open_, presentation.host) as listener, open_() as client:
+            address = listener.getsockname()
+            call = Call(outcome, listener.accept)
+            wait_until_asleep(call.thread)
+            listener.close()
+            client.connect(address)
+            result, accepted = call.result()
+            with accepted[0]:
+                round_trip(client, accepted[0])
+            return result
+
+    assert scenario(presentation.open) == scenario(presentation.tcp_socket) == "returned"
+
+
+def test_a_listener_closed_in_an_accept_with_a_timeout_is_not_mistaken_for_another(
+    presentation: Presentation,
+) -> None:
+    def scenario(open_: Open) -> Outcome:
+        with listening(open_, presentation.host) as listener, open_() as client:
+            address, number = listener.getsockname(), listener.fileno()
+            listener.settimeout(10)
+            call = Call(outcome, listener.accept)
+            wait_until_asleep(call.thread)
+            listener.close()
+            with listening(open_, presentation.host) as other:
+                assert other.fileno() == number
+                other.setblocking(False)
+                client.connect(address)
+                return call.result()
+
+    assert scenario(presentation.open) == scenario(presentation.tcp_socket)
+
+
+def test_a_socket_closed_in_a_connect_with_a_timeout_is_not_mistaken_for_another(
+    presentation: Presentation,
+) -> None:
+    def scenario(open_: Open) -> Outcome:
+        with black_hole(presentation) as listener, open_() as client:
+            number = client.fileno()
+            client.settimeout(10)
+            call = Call(outcome, client.connect, listener.getsockname())
+            wait_until_asleep(call.thread)
+            client.close()
+            with open_() as other:
+                assert other.fileno() == number
+                with accept_two(listener):
+                    return call.result()
+
+    assert scenario(presentation.open) == scenario(presentation.tcp_socket)
+
+
+@pytest.mark.parametrize("timeout", [None, LIMIT], ids=["blocking", "timeout"])
+def test_shutdown_of_a_listener_in_accept(
+    presentation: Presentation, timeout: float | None
+) -> None:
+    def scenario(open_: Open) -> list[Any]:
+        with listening(open_, presentation.host) as listener, open_() as client:
+            address = listener.getsockname()
+            listener.settimeout(timeout)
+            call = Call(outcome, listener.accept)
+            wait_until_asleep(call.thread)
+            results: list[Any] = [outcome(listener.shutdown, socket.SHUT_RDWR)[0]]
+            results.append(client.connect_ex(address))
+            how, accepted = call.result()
+            results.append(how)
+            if how == "returned":
+                accepted[0].close()
+            return results
+
+    assert scenario(presentation.tcp_socket) == ["returned", errno.ECONNREFUSED, "OSError"]
+    if smcsock.has_smc():
+        # The kernel refuses to shut an SMC listener down (ENOTCONN): it goes on.
+        assert scenario(presentation.open) == ["OSError", 0, "returned"]
+    else:
+        assert scenario(presentation.open) == scenario(presentation.tcp_socket)
+
+
+def test_two_threads_that_connect_one_socket_both_come_back(presentation: Presentation) -> None:
+    with black_hole(presentation) as listener, presentation.open() as client:
+        calls = [Call(client.connect_ex, listener.getsockname()) for _ in range(2)]
+        for call in calls:
+            wait_until_asleep(call.thread)
+        with accept_two(listener) as server:
+            codes = sorted(call.result() for call in calls)
+            # TCP lets both wait for the connection; SMC lets the second one in afterwards.
+            assert codes == ([0, errno.EISCONN] if smcsock.has_smc() else [0, 0])
+            round_trip(client, server)
