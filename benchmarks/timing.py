@@ -17,15 +17,17 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from contenders import Contender
 
 import smcsock
 
+T = TypeVar("T")
+
 HOST = "127.0.0.1"
-SESSION_ROUNDS = 20
-"""Rounds after which all start over with new processes and connections."""
+SESSION_ROUNDS = 10
+"""Rounds after which all start over with new processes and connections, in another order."""
 SESSION_LIMIT = 600
 """Seconds after which a session has hung: its processes then end by SIGALRM."""
 STREAM_BUFFER = 1 << 20
@@ -389,7 +391,7 @@ def _run_sessions(runners: list[Runner], row: Rates, rounds: range, modes: Modes
                 runner.name,
                 stack.enter_context(runner.start(row.workload, row.count, 1 + len(rounds))),
             )
-            for runner in runners
+            for runner in _rotated(runners, rounds.start // SESSION_ROUNDS)
         ]
         for _, session in sessions:
             session.turn()  # to warm up
@@ -402,8 +404,12 @@ def _run_sessions(runners: list[Runner], row: Rates, rounds: range, modes: Modes
             modes[name][mode] = modes[name].get(mode, 0) + 1
 
 
-def _order(sessions: list[tuple[str, Session]], number: int) -> list[tuple[str, Session]]:
+def _order(sessions: list[T], number: int) -> list[T]:
     """Everyone comes first and last, after everyone and before everyone, in turn."""
-    start = number // 2 % len(sessions)
-    order = sessions[start:] + sessions[:start]
+    order = _rotated(sessions, number // 2)
     return order[::-1] if number % 2 else order
+
+
+def _rotated(items: list[T], number: int) -> list[T]:
+    start = number % len(items)
+    return items[start:] + items[:start]

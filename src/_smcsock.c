@@ -111,26 +111,34 @@ call_noargs(PyCFunction function, PyObject *sock, const char *name)
     return function != NULL ? function(sock, NULL) : PyObject_CallMethod(sock, name, NULL);
 }
 
-/* The descriptor of a _socket.socket; -1, which system calls answer with EBADF,
-   if it is closed.  Like the methods of _socket.socket it does not ask a fileno()
-   that a subclass overrides. */
+/* A method at work on a _socket.socket. */
+typedef struct {
+    module_state *state;
+    PyObject *sock;
+    int fd;
+} call;
+
+/* Gets the socket's descriptor: -1, which system calls answer with EBADF, if it is
+   closed.  To be done again whenever other code may have run, a signal handler or
+   another thread: the number may be another file's by then. */
 static bool
-get_fd(module_state *state, PyObject *sock, int *fd)
+get_fd(call *c)
 {
-    PyObject *number = call_noargs(state->fileno_function, sock, "fileno");
+    /* Like the methods of _socket.socket: not by a subclass's own fileno(). */
+    PyObject *number = call_noargs(c->state->fileno_function, c->sock, "fileno");
     if (number == NULL) {
         return false;
     }
-    bool ok = as_int(number, fd);
+    bool ok = as_int(number, &c->fd);
     Py_DECREF(number);
     return ok;
 }
 
-/* The timeout of a _socket.socket in nanoseconds; -1 for none. */
+/* The socket's timeout in nanoseconds; -1 for none. */
 static bool
-get_timeout(module_state *state, PyObject *sock, int64_t *timeout)
+get_timeout(const call *c, int64_t *timeout)
 {
-    PyObject *seconds = call_noargs(state->gettimeout_function, sock, "gettimeout");
+    PyObject *seconds = call_noargs(c->state->gettimeout_function, c->sock, "gettimeout");
     if (seconds == NULL) {
         return false;
     }
@@ -479,14 +487,20 @@ poll_timeout(int64_t left)
     return ms > INT_MAX ? INT_MAX : (int)ms;
 }
 
-/* Waits for events on a descriptor until a deadline, signal handlers run and
-   their time counted.  Returns the events that came, 0 when the deadline has
-   passed, -1 with an exception set. */
+/* Waits for events on the socket until a deadline, signal handlers run and their
+   time counted.  Returns the events that came, 0 when the deadline has passed, -1
+   with an exception set.  The descriptor is as good as new then. */
 static int
-wait_for(int fd, short events, int64_t deadline)
+wait_for(call *c, short events, int64_t deadline)
 {
     for (;;) {
-        struct pollfd pollfd = {.fd = fd, .events = events};
+        if (!get_fd(c)) {
+            return -1;
+        }
+        if (c->fd < 0) {
+            return POLLNVAL;
+        }
+        struct pollfd pollfd = {.fd = c->fd, .events = events};
         int64_t left = deadline - monotonic_ns();
         int ready, error;
         if (left < 0) {
@@ -497,7 +511,7 @@ wait_for(int fd, short events, int64_t deadline)
         error = errno;
         Py_END_ALLOW_THREADS
         if (ready > 0) {
-            return pollfd.revents;
+            return get_fd(c) ? pollfd.revents : -1;
         }
         if (ready < 0 && error != EINTR) {
             errno = error;
@@ -545,13 +559,6 @@ smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t na
     return PyLong_FromLong(fd);
 }
 
-/* What a method works with. */
-typedef struct {
-    module_state *state;
-    PyObject *sock;
-    int fd;
-} call;
-
 /* Starts a method of SocketMethods, which takes one argument or none. */
 static bool
 begin_call(call *c, PyObject *sock, PyTypeObject *type, const char *method, PyObject *kwnames,
@@ -594,7 +601,7 @@ begin_address(call *c, PyObject *arg, const char *method, PyObject *event,
     }
     socklen_t length = parse_address(c->state, family, arg, method, address);
     if (length == 0 || !audit(c->state, event, c->sock, arg) ||
-        !get_fd(c->state, c->sock, &c->fd)) {
+        !get_fd(c)) {
         return 0;
     }
     return length;
@@ -641,7 +648,7 @@ socket_listen(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssiz
     int backlog = SOMAXCONN < 128 ? SOMAXCONN : 128;
     int res, error;
     if (!begin_call(&c, self, type, "listen", kwnames, nargs, nargs > 0) ||
-        (nargs > 0 && !PyArg_Parse(args[0], "i", &backlog)) || !get_fd(c.state, self, &c.fd)) {
+        (nargs > 0 && !PyArg_Parse(args[0], "i", &backlog)) || !get_fd(&c)) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
@@ -669,13 +676,13 @@ socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(arg
     int64_t timeout;
     inet_address peer = {0};
     if (!begin_call(&c, self, type, "_accept", kwnames, nargs, 0) ||
-        !get_fd(c.state, self, &c.fd) || !get_timeout(c.state, self, &timeout)) {
+        !get_fd(&c) || !get_timeout(&c, &timeout)) {
         return NULL;
     }
     const int64_t deadline = deadline_after(timeout);
     for (;;) {
         if (timeout > 0) {
-            int ready = wait_for(c.fd, POLLIN, deadline);
+            int ready = wait_for(&c, POLLIN, deadline);
             if (ready == 0) {
                 PyErr_SetString(PyExc_TimeoutError, "timed out");
             }
@@ -692,7 +699,7 @@ socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(arg
             break;
         }
         if (error == EINTR) {
-            if (PyErr_CheckSignals()) {
+            if (PyErr_CheckSignals() || !get_fd(&c)) {
                 return NULL;
             }
             continue;
@@ -754,13 +761,13 @@ connect_outcome(int fd, int events)
 }
 
 static int
-finish_connect(int fd, int64_t timeout)
+finish_connect(call *c, int64_t timeout)
 {
-    int events = wait_for(fd, POLLOUT, deadline_after(timeout));
+    int events = wait_for(c, POLLOUT, deadline_after(timeout));
     if (events < 0) {
         return RAISED;
     }
-    return events == 0 ? TIMED_OUT : connect_outcome(fd, events);
+    return events == 0 ? TIMED_OUT : connect_outcome(c->fd, events);
 }
 
 /* Connects within the socket's timeout.
@@ -772,13 +779,13 @@ finish_connect(int fd, int64_t timeout)
    too.  A signal that arrives during the handshake itself ends it for good; the
    kernel then says EISCONN of the TCP connection underneath. */
 static int
-connect_socket(const call *c, const inet_address *address, socklen_t length)
+connect_socket(call *c, const inet_address *address, socklen_t length)
 {
     bool interrupted = false;
     int64_t timeout;
     int error;
     while ((error = call_connect(c->fd, address, length)) == EINTR) {
-        if (PyErr_CheckSignals()) {
+        if (PyErr_CheckSignals() || !get_fd(c)) {
             return RAISED;
         }
         interrupted = true;
@@ -789,10 +796,10 @@ connect_socket(const call *c, const inet_address *address, socklen_t length)
     if (error != EINPROGRESS && !(interrupted && error == EALREADY)) {
         return error;
     }
-    if (!get_timeout(c->state, c->sock, &timeout)) {
+    if (!get_timeout(c, &timeout)) {
         return RAISED;
     }
-    return timeout > 0 ? finish_connect(c->fd, timeout) : error;
+    return timeout > 0 ? finish_connect(c, timeout) : error;
 }
 
 static int
@@ -1001,7 +1008,7 @@ socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args)
     struct stat status;
     diag_result result;
     if (!begin_call(&c, self, type, "_diag", kwnames, nargs, 0) ||
-        !get_fd(c.state, self, &c.fd)) {
+        !get_fd(&c)) {
         return NULL;
     }
     if (fstat(c.fd, &status) < 0) {

@@ -24,6 +24,7 @@ from test_timeouts import (
     round_trip,
     slow_loopback,
     time_limit,
+    wait_until_asleep,
 )
 
 import smcsock
@@ -297,9 +298,21 @@ def test_a_blocking_connect_that_an_exception_ended_may_be_resumed(
 
 @pytest.fixture
 def ctrl_c() -> Iterator[Callable[[], None]]:
-    """Does what a terminal does for Ctrl-C."""
+    """Does what Ctrl-C does, to a main thread that blocks.
+
+    A signal just before a system call begins to block is not noticed until it ends: so it is
+    with the standard library too.
+    """
+    main_thread = threading.current_thread()
+    assert main_thread.ident is not None
+    ident = main_thread.ident
+
+    def press() -> None:
+        wait_until_asleep(main_thread)
+        signal.pthread_kill(ident, signal.SIGINT)
+
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield lambda: os.kill(os.getpid(), signal.SIGINT)
+    yield press
     signal.signal(signal.SIGINT, before)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from test_timeouts import (
     listening,
     outcome,
     round_trip,
+    wait_until_asleep,
 )
 
 import smcsock
@@ -139,17 +141,6 @@ def run_isolated(function: Callable[[], None]) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-
-
-def wait_until_asleep(thread: threading.Thread) -> None:
-    """Returns when a thread has come to rest in a system call, as far as can be seen."""
-    state = Path(f"/proc/self/task/{thread.native_id}/stat")
-    deadline = time.monotonic() + LIMIT
-    seen = 0
-    while seen < 10:
-        assert time.monotonic() < deadline, "the thread does not come to rest"
-        time.sleep(0.01)
-        seen = seen + 1 if state.read_text().rpartition(")")[2].split()[0] in "SD" else 0
 
 
 def count_while_accept_blocks() -> None:
@@ -280,41 +271,53 @@ def test_a_listener_closed_in_a_blocking_accept_serves_that_accept(
     assert scenario(presentation.open) == scenario(presentation.tcp_socket) == "returned"
 
 
-def test_a_listener_closed_in_an_accept_with_a_timeout_is_not_mistaken_for_another(
+def test_an_accept_whose_listener_is_closed_takes_no_connection_of_another(
     presentation: Presentation,
 ) -> None:
+    # Waiting with a timeout, poll() looks its descriptor up again whenever it is woken.
     def scenario(open_: Open) -> Outcome:
-        with listening(open_, presentation.host) as listener, open_() as client:
+        with listening(open_, presentation.host) as listener, open_() as first, open_() as second:
             address, number = listener.getsockname(), listener.fileno()
-            listener.settimeout(10)
+            listener.settimeout(LIMIT)
             call = Call(outcome, listener.accept)
             wait_until_asleep(call.thread)
             listener.close()
             with listening(open_, presentation.host) as other:
                 assert other.fileno() == number
-                other.setblocking(False)
-                client.connect(address)
-                return call.result()
+                first.connect(other.getsockname())
+                assert select.select([other], [], [], LIMIT)[0]
+                second.connect(address)
+                result = call.result()
+                conn = result[1][0] if result[0] == "returned" else other.accept()[0]
+                conn.close()
+                return result
 
-    assert scenario(presentation.open) == scenario(presentation.tcp_socket)
+    assert scenario(presentation.tcp_socket) == ("OSError", "[Errno 9] Bad file descriptor")
+    assert scenario(presentation.open) == ("OSError", "[Errno 9] Bad file descriptor")
 
 
-def test_a_socket_closed_in_a_connect_with_a_timeout_is_not_mistaken_for_another(
+def test_a_connect_whose_socket_is_closed_does_not_ask_another_how_it_went(
     presentation: Presentation,
 ) -> None:
     def scenario(open_: Open) -> Outcome:
-        with black_hole(presentation) as listener, open_() as client:
+        with (
+            black_hole(presentation) as listener,
+            listening(presentation.tcp_socket, presentation.host) as peer,
+            open_() as client,
+        ):
             number = client.fileno()
-            client.settimeout(10)
+            client.settimeout(LIMIT)
             call = Call(outcome, client.connect, listener.getsockname())
             wait_until_asleep(call.thread)
             client.close()
             with open_() as other:
                 assert other.fileno() == number
+                other.connect(peer.getsockname())
                 with accept_two(listener):
                     return call.result()
 
-    assert scenario(presentation.open) == scenario(presentation.tcp_socket)
+    assert scenario(presentation.tcp_socket) == ("OSError", "[Errno 9] Bad file descriptor")
+    assert scenario(presentation.open) == ("OSError", "[Errno 9] Bad file descriptor")
 
 
 @pytest.mark.parametrize("timeout", [None, LIMIT], ids=["blocking", "timeout"])

@@ -82,6 +82,17 @@ def time_limit() -> Iterator[None]:
         signal.signal(signal.SIGUSR2, before)
 
 
+def wait_until_asleep(thread: threading.Thread) -> None:
+    """Returns when a thread has come to rest in a system call, as far as can be seen."""
+    state = Path(f"/proc/self/task/{thread.native_id}/stat")
+    deadline = time.monotonic() + LIMIT
+    seen = 0
+    while seen < 10:
+        assert time.monotonic() < deadline, "the thread does not come to rest"
+        time.sleep(0.01)
+        seen = seen + 1 if state.read_text().rpartition(")")[2].split()[0] in "SD" else 0
+
+
 @contextlib.contextmanager
 def every(seconds: float, handler: Callable[..., object]) -> Iterator[None]:
     """Has a signal handler run again and again, for as long as it returns."""
