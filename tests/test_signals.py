@@ -92,6 +92,10 @@ class Thrice(Handler):
 def no_leaked_descriptor() -> Iterator[None]:
     before = len(os.listdir("/proc/self/fd"))
     yield
+    deadline = time.monotonic() + 10
+    # A thread that looks into /proc for a sleeping one may not have closed its file yet.
+    while len(os.listdir("/proc/self/fd")) != before and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
