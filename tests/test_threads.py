@@ -6,7 +6,6 @@ import hashlib
 import os
 import select
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import SMC, Presentation
+from test_processes import in_child
 from test_timeouts import (
     IN_GUEST,
     LIMIT,
@@ -126,23 +126,6 @@ def test_diag_releases_the_gil(sock: smcsock.socket) -> None:
     assert releases_the_gil(sock._diag)
 
 
-def run_isolated(function: Callable[[], None]) -> None:
-    """Runs a function of this file in a process of its own, where it may hang with the GIL."""
-    code = (
-        f"import faulthandler; faulthandler.dump_traceback_later({LIMIT}, exit=True)\n"
-        f"import {__name__}; {__name__}.{function.__name__}()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        timeout=2 * LIMIT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def count_while_accept_blocks() -> None:
     with SMC.listener() as listener, SMC.open() as client:
         call = Call(listener.accept)
@@ -183,7 +166,7 @@ def answer_while_a_name_is_resolved() -> None:
 
 @pytest.mark.parametrize("function", [count_while_accept_blocks, count_while_connect_blocks])
 def test_other_threads_run_while_a_call_blocks(function: Callable[[], None]) -> None:
-    run_isolated(function)
+    in_child(function)  # which may hang with the GIL
 
 
 def test_other_threads_run_while_a_name_is_resolved() -> None:
@@ -193,7 +176,7 @@ def test_other_threads_run_while_a_name_is_resolved() -> None:
     before = path.read_text()
     path.write_text("nameserver 127.0.0.1\n")
     try:
-        run_isolated(answer_while_a_name_is_resolved)
+        in_child(answer_while_a_name_is_resolved)
     finally:
         path.write_text(before)
 
