@@ -16,6 +16,7 @@
 #include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -681,15 +682,6 @@ socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(arg
     }
     const int64_t deadline = deadline_after(timeout);
     for (;;) {
-        if (timeout > 0) {
-            int ready = wait_for(&c, POLLIN, deadline);
-            if (ready == 0) {
-                PyErr_SetString(PyExc_TimeoutError, "timed out");
-            }
-            if (ready <= 0) {
-                return NULL;
-            }
-        }
         socklen_t length = sizeof peer;
         Py_BEGIN_ALLOW_THREADS
         fd = accept4(c.fd, &peer.sa, &length, SOCK_CLOEXEC);
@@ -704,12 +696,18 @@ socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(arg
             }
             continue;
         }
-        /* Ready, but another thread or process took the connection. */
-        if (timeout > 0 && (error == EAGAIN || error == EWOULDBLOCK)) {
-            continue;
+        if (timeout <= 0 || (error != EAGAIN && error != EWOULDBLOCK)) {
+            errno = error;
+            return PyErr_SetFromErrno(PyExc_OSError);
         }
-        errno = error;
-        return PyErr_SetFromErrno(PyExc_OSError);
+        /* Only now: poll() never reports an SMC socket that does not listen. */
+        int ready = wait_for(&c, POLLIN, deadline);
+        if (ready == 0) {
+            PyErr_SetString(PyExc_TimeoutError, "timed out");
+        }
+        if (ready <= 0) {
+            return NULL;
+        }
     }
     PyObject *address = build_address(&peer);
     PyObject *result = address == NULL ? NULL : Py_BuildValue("iN", fd, address);
@@ -770,6 +768,24 @@ finish_connect(call *c, int64_t timeout)
     return events == 0 ? TIMED_OUT : connect_outcome(c->fd, events);
 }
 
+/* Whether an interrupted connect can go on.  An SMC socket whose TCP connection is
+   there cannot: smc_connect() has done no handshake, and if called again takes the
+   peer for one that can do SMC, and sends to a TCP peer what that takes for data. */
+static bool
+can_resume(int fd)
+{
+    int protocol = 0;
+    unsigned char state = 0; /* the first member of struct tcp_info */
+    socklen_t size = sizeof protocol;
+    if (getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) < 0 ||
+        protocol == IPPROTO_TCP) {
+        return true;
+    }
+    size = sizeof state;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &size) < 0 ||
+           state == TCP_SYN_SENT || state == TCP_CLOSE;
+}
+
 /* Connects within the socket's timeout.
 
    An interrupted TCP connect goes on by itself, so the standard library waits
@@ -787,6 +803,9 @@ connect_socket(call *c, const inet_address *address, socklen_t length)
     while ((error = call_connect(c->fd, address, length)) == EINTR) {
         if (PyErr_CheckSignals() || !get_fd(c)) {
             return RAISED;
+        }
+        if (!can_resume(c->fd)) {
+            return HANDSHAKE_INTERRUPTED;
         }
         interrupted = true;
     }

@@ -57,6 +57,8 @@ IN, PRI, OUT = select.EPOLLIN, select.EPOLLPRI, select.EPOLLOUT
 ERR, HUP, RDHUP = select.EPOLLERR, select.EPOLLHUP, select.EPOLLRDHUP
 EVENT_NAMES = {IN: "IN", PRI: "PRI", OUT: "OUT", ERR: "ERR", HUP: "HUP", RDHUP: "RDHUP"}
 
+ESTABLISHED, SYN_SENT = "01", "02"  # of /proc/net/tcp
+
 Pair = tuple[socket.socket, socket.socket]
 
 
@@ -103,6 +105,11 @@ class Lab:
         self.open().connect(listener.getsockname())
         await_events(listener, IN)
         return listener
+
+    @property
+    def state_at_full_listener(self) -> str:
+        """That of a connection to it: a full SMC listener answers all but the last step."""
+        return ESTABLISHED if self.is_smc else SYN_SENT
 
     def tcp(self) -> "Lab":
         return Lab(self.presentation, False, self.stack)
@@ -317,7 +324,7 @@ def raw_call(name: str, sock: socket.socket, address: bytes) -> str:
 
 
 def tcp_table(inet: int) -> list[list[str]]:
-    """The lines of /proc/net/tcp: 1 and 2 are the addresses, 3 is the state, 9 the inode."""
+    """/proc/net/tcp: 1 and 2 are the addresses, 3 the state, 4 the queues, 9 the inode."""
     path = Path("/proc/net/tcp6" if inet == socket.AF_INET6 else "/proc/net/tcp")
     return [line.split() for line in path.read_text().splitlines()[1:]]
 
@@ -705,15 +712,22 @@ def connect_full_backlog(lab: Lab) -> str:
     return attempt(client.connect, lab.full_listener().getsockname())
 
 
-def connect_interrupted(client: socket.socket, listener: socket.socket) -> str:
-    """Connects, with a signal in between; after that the listener has room again."""
+def connect_interrupted(client: socket.socket, listener: socket.socket, state: str) -> str:
+    """Connects, with a signal as soon as what a TCP connection in a state has sent waits for
+    an answer; after that the listener has room again.
+    """
     handled = threading.Event()
     address = listener.getsockname()
     client.bind((address[0], 0))
     local_port = client.getsockname()[1]
+    inet = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+
+    def is_waiting() -> bool:
+        found = tcp_connections(inet, local_port, address[1])
+        return any(fields[3] == state and int(fields[4][:8], 16) for fields in found)
 
     def interrupt() -> None:
-        await_true(lambda: bool(tcp_connections(client.family, local_port, address[1])))
+        await_true(is_waiting)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
         handled.wait(LIMIT)
         listener.accept()[0].close()
@@ -730,19 +744,19 @@ def connect_interrupted(client: socket.socket, listener: socket.socket) -> str:
 
 @row
 def connect_signal_before_answer(lab: Lab) -> str:
-    return connect_interrupted(lab.open(), lab.tcp().full_listener())
+    return connect_interrupted(lab.open(), lab.tcp().full_listener(), SYN_SENT)
 
 
 @row
 def connect_signal_in_handshake(lab: Lab) -> str:
-    return connect_interrupted(lab.open(), lab.full_listener())
+    return connect_interrupted(lab.open(), lab.full_listener(), lab.state_at_full_listener)
 
 
 @row
 def connect_signal_in_handshake_with_timeout(lab: Lab) -> str:
     client = lab.open()
     client.settimeout(LIMIT)
-    return connect_interrupted(client, lab.full_listener())
+    return connect_interrupted(client, lab.full_listener(), lab.state_at_full_listener)
 
 
 @row

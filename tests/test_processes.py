@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import INET, SMC, SMC6, Presentation
-from test_timeouts import LIMIT, Call, Open, black_hole, outcome, refusing, round_trip
+from test_timeouts import LIMIT, Call, Open, black_hole, outcome, receive, refusing, round_trip
 
 import smcsock
 from smcsock import Mode
@@ -62,7 +62,7 @@ def test_a_child_accepts_on_its_parents_listener(presentation: Presentation) -> 
         client.settimeout(LIMIT)
         client.connect(listener.getsockname())
         expected = repr(client.getsockname()).encode()
-        assert client.recv(len(expected), socket.MSG_WAITALL) == expected
+        assert receive(client, len(expected)) == expected
         assert client.recv(1) == b""
 
 
@@ -77,7 +77,7 @@ def test_a_child_connects_to_its_parents_listener(presentation: Presentation) ->
         server, _ = listener.accept()
         with server:
             server.settimeout(LIMIT)
-            assert server.recv(5, socket.MSG_WAITALL) == b"child"
+            assert receive(server, 5) == b"child"
             assert server.recv(1) == b""
 
 
@@ -86,7 +86,7 @@ def test_parent_and_child_send_over_one_connection(pair: Pair) -> None:
     server.settimeout(LIMIT)
     in_child(client.sendall, b"child")
     client.sendall(b"parent")
-    assert server.recv(11, socket.MSG_WAITALL) == b"childparent"
+    assert receive(server, 11) == b"childparent"
 
 
 def test_a_connection_that_the_parent_closes_lives_on_in_its_child(pair: Pair) -> None:
@@ -101,7 +101,7 @@ def test_a_connection_that_the_parent_closes_lives_on_in_its_child(pair: Pair) -
     with child(send_when_closed):
         client.close()
         closed.set()
-        assert server.recv(5, socket.MSG_WAITALL) == b"child"
+        assert receive(server, 5) == b"child"
         assert server.recv(1) == b""
 
 
@@ -203,7 +203,7 @@ for proto, host in {[(p.proto, p.host) for p in (SMC, SMC6)]}:
             client.connect(listener.getsockname())
             server = stack.enter_context(listener.accept()[0])
             client.sendall(b"payload")
-            assert server.recv(7, socket.MSG_WAITALL) == b"payload"
+            assert server.recv(7) == b"payload"
             client.smc_info()
             with contextlib.suppress(TypeError):
                 client.connect(None)
@@ -238,7 +238,7 @@ def test_250_connections_leak_neither_descriptors_nor_memory(presentation: Prese
                 server, _ = listener.accept()
                 with server:
                     client.sendall(b"payload")
-                    assert server.recv(7, socket.MSG_WAITALL) == b"payload"
+                    assert receive(server, 7) == b"payload"
                     client.smc_info()
         gc.collect()
 

@@ -17,6 +17,7 @@ from conftest import INET, INET6, SMC, Presentation
 from test_timeouts import (
     LIMIT,
     Call,
+    Outcome,
     accept_two,
     black_hole,
     every,
@@ -220,34 +221,6 @@ def test_a_signal_to_a_thread_does_not_end_its_accept(presentation: Presentation
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_tcp_peer_does_not_get_the_handshake_as_data_when_a_handler_takes_long(
-    presentation: Presentation,
-) -> None:
-    # A kernel bug: smc_connect(), called again once the peer's SYN-ACK is there, forgets that
-    # this offered no SMC, and begins the handshake (CLC) on the TCP connection.
-    accepted: list[socket.socket] = []
-    counter = Handler()
-    with black_hole(presentation) as listener, presentation.open() as client, time_limit():
-
-        def handler(number: int, frame: FrameType | None) -> None:
-            counter(number, frame)
-            if counter.count == 2:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                accepted.append(accept_two(listener))
-
-        with every(0.05, handler):
-            result = blocked(outcome, client.connect, listener.getsockname())
-        (server,) = accepted
-        with server:
-            if result == ("returned", None):
-                round_trip(client, server)
-            else:
-                client.close()
-                server.settimeout(LIMIT)
-                assert server.recv(1) == b""
-                assert result[0] == "InterruptedError"
-
-
 # ----- a handler that raises
 
 
@@ -298,6 +271,74 @@ def test_a_blocking_connect_that_an_exception_ended_may_be_resumed(
             client.connect(listener.getsockname())
         with call.result() as server:
             round_trip(client, server)
+
+
+# ----- a TCP peer
+#
+# smc_connect() of the kernel takes the peer for one that does SMC each time it is called, and only
+# the SYN-ACK of a TCP peer puts that right. Called again between the SYN-ACK and the decision how
+# to go on, it sends the TCP peer the SMC handshake (CLC) as data, and then may even succeed.
+
+
+def assert_no_foreign_data(client: socket.socket, server: socket.socket, result: Outcome) -> None:
+    """A connect either made a clean connection or failed; the peer got nothing but our data."""
+    if result == ("returned", None):
+        round_trip(client, server)
+        return
+    assert result[0] == "InterruptedError"
+    client.close()
+    server.settimeout(LIMIT)
+    assert server.recv(1) == b""
+
+
+def test_a_tcp_peer_gets_no_handshake_when_a_handler_takes_long(
+    presentation: Presentation,
+) -> None:
+    counter = Handler()
+    accepted: list[socket.socket] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        counter(number, frame)
+        if counter.count == 2:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            accepted.append(accept_two(listener))
+
+    with black_hole(presentation) as listener, presentation.open() as client, time_limit():
+        with every(0.05, handler):
+            result = blocked(outcome, client.connect, listener.getsockname())
+        (server,) = accepted
+        with server:
+            assert_no_foreign_data(client, server, result)
+
+
+def test_a_tcp_peer_gets_no_handshake_when_an_interrupted_connect_is_resumed_late(
+    presentation: Presentation,
+) -> None:
+    with black_hole(presentation) as listener, presentation.open() as client, time_limit():
+        with every(0.01, Handler(raise_at=3)), pytest.raises(Interrupt):
+            blocked(client.connect, listener.getsockname())
+        with accept_two(listener) as server:
+            result = outcome(client.connect, listener.getsockname())
+            assert_no_foreign_data(client, server, result)
+
+
+def test_a_tcp_peer_gets_no_handshake_however_often_connect_is_asked(
+    presentation: Presentation,
+) -> None:
+    with presentation.tcp_socket() as listener, time_limit():
+        listener.bind((presentation.host, 0))
+        listener.listen()
+        listener.settimeout(LIMIT)
+        for _ in range(200):
+            with presentation.open() as client:
+                client.setblocking(False)
+                under_way = (errno.EINPROGRESS, errno.EALREADY)
+                while (code := client.connect_ex(listener.getsockname())) in under_way:
+                    pass
+                assert code in (0, errno.EISCONN)
+                server, _ = listener.accept()
+                with server:
+                    round_trip(client, server)
 
 
 @pytest.fixture
@@ -473,7 +514,7 @@ def pace(presentation: Presentation) -> float:
     return max((time.monotonic() - started) / 10, 0.001)
 
 
-@pytest.mark.parametrize("interval", [0.2, 1.0])
+@pytest.mark.parametrize("interval", [2.0, 10.0])
 def test_every_connect_with_a_timeout_succeeds_in_a_storm(
     presentation: Presentation, pace: float, interval: float
 ) -> None:
@@ -488,7 +529,7 @@ def test_every_connect_with_a_timeout_succeeds_in_a_storm(
                     round_trip(client, server)
 
 
-@pytest.mark.parametrize("interval", [0.2, 1.0])
+@pytest.mark.parametrize("interval", [2.0, 10.0])
 def test_a_blocking_connect_in_a_storm_succeeds_or_says_that_it_was_interrupted(
     presentation: Presentation, pace: float, interval: float
 ) -> None:
