@@ -713,8 +713,9 @@ def connect_full_backlog(lab: Lab) -> str:
 
 
 def connect_interrupted(client: socket.socket, listener: socket.socket, state: str) -> str:
-    """Connects, with a signal as soon as what a TCP connection in a state has sent waits for
-    an answer; after that the listener has room again.
+    """Connects, with a signal when what was sent in a TCP state waits for an answer.
+
+    After that the listener has room again.
     """
     handled = threading.Event()
     address = listener.getsockname()
