@@ -13,6 +13,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -374,10 +375,14 @@ parse_numeric_address(int family, PyObject *arg, inet_address *address)
     }
     Py_ssize_t size;
     int overflow;
-    const char *name = ascii_host(host, &size);
+    const char *name = PyUnicode_AsUTF8AndSize(host, &size);
+    if (name == NULL) {
+        PyErr_Clear(); /* lone surrogates: the idna codec has the last word */
+        return 0;
+    }
     long number = PyLong_AsLongAndOverflow(port, &overflow);
-    if (name == NULL || strlen(name) != (size_t)size || overflow || number < 0 ||
-        number > 0xffff || !set_numeric_host(name, family, address)) {
+    if (strlen(name) != (size_t)size || overflow || number < 0 || number > 0xffff ||
+        !set_numeric_host(name, family, address)) {
         return 0;
     }
     return finish_address(family, (int)number, address);
@@ -768,22 +773,59 @@ finish_connect(call *c, int64_t timeout)
     return events == 0 ? TIMED_OUT : connect_outcome(c->fd, events);
 }
 
-/* Whether an interrupted connect can go on.  An SMC socket whose TCP connection is
-   there cannot: smc_connect() has done no handshake, and if called again takes the
-   peer for one that can do SMC, and sends to a TCP peer what that takes for data. */
-static bool
-can_resume(int fd)
+static int
+get_int_option(int fd, int level, int option)
 {
-    int protocol = 0;
-    unsigned char state = 0; /* the first member of struct tcp_info */
-    socklen_t size = sizeof protocol;
-    if (getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) < 0 ||
-        protocol == IPPROTO_TCP) {
-        return true;
+    int value = -1;
+    socklen_t size = sizeof value;
+    return getsockopt(fd, level, option, &value, &size) < 0 ? -1 : value;
+}
+
+/* The state of the TCP connection underneath: TCP_CLOSE when there is none. */
+static int
+tcp_state(int fd)
+{
+    unsigned char state = TCP_CLOSE; /* the first member of struct tcp_info */
+    socklen_t size = sizeof state;
+    getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &size);
+    return state;
+}
+
+/* Whether the TCP connection is there, but the CLC handshake on it not done: the
+   SMC socket is in its initial state, where it has no peer and is ready for nothing
+   (it has the error EINTR if a signal ended the handshake). */
+static bool
+lacks_handshake(int fd)
+{
+    inet_address peer;
+    socklen_t size = sizeof peer;
+    struct pollfd pollfd = {.fd = fd, .events = POLLIN | POLLOUT};
+    return getpeername(fd, &peer.sa, &size) < 0 && errno == ENOTCONN &&
+           poll(&pollfd, 1, 0) >= 0 && !(pollfd.revents & (POLLIN | POLLOUT | POLLHUP));
+}
+
+/* Whether connect() may be called: 0, or how it ends without being called.
+
+   smc_connect() takes the peer for one that does SMC each time it is called, and
+   only the SYN-ACK of a TCP peer puts that right.  Called between the SYN-ACK and
+   the decision how to go on, it sends a TCP peer the CLC handshake as data.  So
+   not while the kernel is at it on its own (non-blocking), and not when a signal
+   has left a TCP connection with no handshake. */
+static int
+check_earlier_connect(int fd)
+{
+    int state = tcp_state(fd);
+    if (state == TCP_CLOSE || get_int_option(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP) {
+        return 0;
     }
-    size = sizeof state;
-    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &state, &size) < 0 ||
-           state == TCP_SYN_SENT || state == TCP_CLOSE;
+    if (state != TCP_SYN_SENT && !lacks_handshake(fd)) {
+        return 0;
+    }
+    int flags = fcntl(fd, F_GETFL);
+    if (flags >= 0 && (flags & O_NONBLOCK)) {
+        return EALREADY;
+    }
+    return state == TCP_SYN_SENT ? 0 : HANDSHAKE_INTERRUPTED;
 }
 
 /* Connects within the socket's timeout.
@@ -792,27 +834,25 @@ can_resume(int fd)
    for it with poll().  An interrupted SMC connect does not: the CLC handshake
    that follows the TCP connection is done inside the system call, and a poll()
    would wait for ever.  Calling connect() again resumes it, for a TCP socket
-   too.  A signal that arrives during the handshake itself ends it for good; the
-   kernel then says EISCONN of the TCP connection underneath. */
+   too.  A signal that arrives during the handshake itself ends it for good. */
 static int
 connect_socket(call *c, const inet_address *address, socklen_t length)
 {
-    bool interrupted = false;
     int64_t timeout;
     int error;
-    while ((error = call_connect(c->fd, address, length)) == EINTR) {
+    for (;;) {
+        error = check_earlier_connect(c->fd);
+        if (error == 0) {
+            error = call_connect(c->fd, address, length);
+        }
+        if (error != EINTR) {
+            break;
+        }
         if (PyErr_CheckSignals() || !get_fd(c)) {
             return RAISED;
         }
-        if (!can_resume(c->fd)) {
-            return HANDSHAKE_INTERRUPTED;
-        }
-        interrupted = true;
     }
-    if (interrupted && error == EISCONN) {
-        return HANDSHAKE_INTERRUPTED;
-    }
-    if (error != EINPROGRESS && !(interrupted && error == EALREADY)) {
+    if (error != EINPROGRESS) {
         return error;
     }
     if (!get_timeout(c, &timeout)) {
