@@ -815,7 +815,8 @@ static int
 check_earlier_connect(int fd)
 {
     int state = tcp_state(fd);
-    if (state == TCP_CLOSE || get_int_option(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP) {
+    if (state == TCP_CLOSE || state == TCP_LISTEN ||
+        get_int_option(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP) {
         return 0;
     }
     if (state != TCP_SYN_SENT && !lacks_handshake(fd)) {

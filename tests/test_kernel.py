@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import INET6, SMC, VM_KERNEL, Presentation
+from conftest import INET6, SMC, VM_KERNEL, VM_MODE, Presentation
 
 import smcsock
 from smcsock import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SOL_SMC, Mode
@@ -1720,6 +1720,8 @@ def stack() -> Iterator[contextlib.ExitStack]:
 @pytest.mark.parametrize("presentation", [SMC, INET6], ids=["v4", "v6"])
 @pytest.mark.parametrize("name", ROWS)
 def test_tcp(name: str, presentation: Presentation, stack: contextlib.ExitStack) -> None:
+    if VM_MODE not in (None, "tcp"):
+        pytest.skip("the same kernel's TCP is tested in mode tcp")
     outcome = expected(name, "TCP")
     if outcome == NOTHING_CLAIMED:
         pytest.skip("there is no such thing in TCP")
