@@ -79,9 +79,9 @@ class Machine:
 
     ``refusal`` is what opening an SMC socket gave, None if it opened. ``ueid`` is the
     enterprise ID that the user would give this machine. ``config`` is the kernel's
-    configuration, None if it cannot be read; ``config_source`` says where it was. What has to be asked
-    over
-    generic netlink is None where it could not be; ``no_netlink`` says why.
+    configuration, None if it cannot be read; ``config_source`` says where it
+    was. What has to be asked over generic netlink is None where it could not be;
+    ``no_netlink`` says why.
     """
 
     root: Path
