@@ -12,19 +12,21 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import _echo, _info
+from . import _doctor, _echo, _info
 from ._common import CommandError, ExitCode, OutputError, complain, explain, flush
 
 __all__ = ["main"]
 
-_COMMANDS = (_echo, _info)
+_COMMANDS = (_echo, _info, _doctor)
 
 _EPILOG = """\
 exit status:
   0    fine
-  1    failed: a network error, a wrong echo; 'info': SMC cannot be used here
+  1    failed: a network error, a wrong echo; 'info': SMC cannot be used here;
+       'doctor': SMC does not work
   2    wrong usage
   3    SMC was required, but the kernel has none or the connection fell back
+  4    'doctor': whether SMC works could not be found out
   130  interrupted by Ctrl-C
   141  the reader of the output has gone
 

@@ -49,7 +49,9 @@ def check_devices(machine: Machine) -> Iterator[Finding]:
         Status.PROBLEM if machine.has_module or findings else Status.WARNING,
         f"no {some} for SMC: neither {lists} nor an active RoCE port",
         _advice_for_devices(machine),
-        None if findings else Fix(("rdma", "link", "add", "rxe0", "type", "rxe", "netdev", "NAME")),
+        Fix(("rdma", "link", "add", "rxe0", "type", "rxe", "netdev", "NAME"))
+        if machine.has_module and not findings
+        else None,
     )
 
 
@@ -109,8 +111,7 @@ def _roce(machine: Machine) -> Iterator[Finding]:
                 name,
                 status,
                 evidence,
-                "its network interface is in another network namespace, or has no address; SMC "
-                "finds the device through it",
+                "its network interface, by which SMC finds it, is in another network namespace",
             )
         else:
             yield Finding(name, Status.OK, evidence)
