@@ -26,7 +26,7 @@ exit status:
        'doctor': SMC does not work
   2    wrong usage
   3    SMC was required, but the kernel has none or the connection fell back
-  4    'doctor': whether SMC works could not be found out
+  5    'doctor': whether SMC works could not be found out
   130  interrupted by Ctrl-C
   141  the reader of the output has gone
 

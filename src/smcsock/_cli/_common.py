@@ -33,7 +33,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     NO_SMC = 3
-    UNKNOWN = 4
+    UNKNOWN = 5
     INTERRUPTED = 130
     OUTPUT_GONE = 141
 

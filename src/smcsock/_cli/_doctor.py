@@ -33,7 +33,7 @@ exit status:
   0    SMC works: to HOST, or without one within this machine
   1    it does not: no SMC in the kernel, or the connection was TCP
   2    wrong usage
-  4    that could not be found out: nobody answers at HOST, say
+  5    that could not be found out: nobody answers at HOST, say
   130  interrupted by Ctrl-C
   141  the reader of the output has gone
 
@@ -164,8 +164,9 @@ def _show(report: Report) -> None:
     for finding in report.findings:
         for line in _lines(finding):
             say(line)
+    begin = report.first_problem if report.works is not True else None
     say("")
-    say(report.summary)
+    say(f"{report.summary}; begin with '{begin.name}'" if begin else report.summary)
 
 
 def _lines(finding: Finding) -> list[str]:

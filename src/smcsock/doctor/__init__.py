@@ -58,6 +58,12 @@ class Report:
     findings: tuple[Finding, ...]
     connections: tuple[Connection, ...]
 
+    @property
+    def first_problem(self) -> Finding | None:
+        """What to begin with: the later problems may be its consequences."""
+        problems = (found for found in self.findings if found.status is Status.PROBLEM)
+        return next(problems, None)
+
 
 def examine(
     host: str | None = None,

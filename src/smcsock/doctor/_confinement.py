@@ -36,12 +36,12 @@ def check_confinement(machine: Machine) -> Iterator[Finding]:
     ]
     evidence = "; ".join(signs) or "nothing: no seccomp filter, container, SELinux or AppArmor"
     if machine.refusal is None:
-        suffix = ", which let SMC sockets through" if signs else ""
+        suffix = "; SMC sockets open all the same" if signs else ""
         yield Finding("confinement", Status.OK, evidence + suffix)
         return
     if not machine.has_module:
         status = Status.UNKNOWN if signs else Status.OK
-        suffix = "; whether they let SMC through shows once the module is there" if signs else ""
+        suffix = "; whether SMC gets through shows once the kernel has it" if signs else ""
         yield Finding("confinement", status, evidence + suffix)
         return
     code = machine.refusal.errno

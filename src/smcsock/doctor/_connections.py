@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket as _stdlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from .._helpers import create_connection, create_server
@@ -12,7 +13,7 @@ from .._reasons import Reason
 from .._socket import socket
 from ._devices import add_ueid
 from ._finding import Connection, Finding, Fix, Machine, Status
-from ._settings import forces_syn_cookies
+from ._settings import forces_syn_cookies, limits_handshakes
 
 __all__ = ["check_connection", "check_here", "connect_here", "connect_to"]
 
@@ -144,33 +145,38 @@ def tcp_only(host: str, port: int, timeout: float) -> list[Finding]:
 
 
 def check_here(machine: Machine) -> Iterator[Finding]:
-    """What the connections within this machine came to."""
+    """What the connections within this machine came to; one finding if they agree."""
     if not machine.here:
         yield Finding("connection here", Status.SKIPPED, "there are no SMC sockets to connect with")
-    is_smc_over = {connection.is_smc for connection in machine.here}
+    findings: dict[Finding, list[str]] = {}
     for connection in machine.here:
-        name = f"connection here, {'IPv6' if ':' in connection.target else 'IPv4'}"
-        if connection.error is not None:
-            yield Finding(
-                name, Status.PROBLEM, connection.error, "look at the firewall rules for lo"
-            )
-        elif connection.is_smc:
-            yield Finding(name, Status.OK, _evidence(connection))
-        else:
-            advice, fix = _explain_fallback(machine, connection)
-            status = Status.PROBLEM
-            if ":" in connection.target and True in is_smc_over:
-                status, fix = Status.WARNING, None
-                if Mode.SMCR in machine.modes_here():
-                    advice = "SMC-Rv2 is for IPv4 only in this kernel: connect over IPv4"
-            elif machine.usable_roce and not _is_on_loopback(machine):
-                # The device is on another interface than connections within the machine.
-                status = Status.WARNING
-                advice = (
-                    "that may be no fault: connections within this machine do not go through the "
-                    f"RoCE device; try one to another host (smcsock doctor HOST). Else: {advice}"
-                )
-            yield Finding(name, status, _evidence(connection), advice, fix)
+        family = "IPv6" if ":" in connection.target else "IPv4"
+        findings.setdefault(_judge_here(machine, connection), []).append(family)
+    for finding, families in findings.items():
+        yield replace(finding, evidence=f"{' and '.join(families)}: {finding.evidence}")
+
+
+def _judge_here(machine: Machine, connection: Connection) -> Finding:
+    name = "connection here"
+    if connection.error is not None:
+        advice = "look at the firewall rules for lo, and at the kernel log"
+        return Finding(name, Status.PROBLEM, connection.error, advice)
+    if connection.is_smc:
+        return Finding(name, Status.OK, _evidence(connection))
+    advice, fix = _explain_fallback(machine, connection)
+    status = Status.PROBLEM
+    if ":" in connection.target and any(other.is_smc for other in machine.here):
+        status, fix = Status.WARNING, None
+        if Mode.SMCR in machine.modes_here():
+            advice = "SMC-Rv2 is for IPv4 only in this kernel: connect over IPv4"
+    elif machine.usable_roce and not _is_on_loopback(machine):
+        # The device is on another interface than connections within the machine.
+        status = Status.WARNING
+        advice = (
+            "that may be no fault: connections within this machine do not go through the RoCE "
+            f"device; try one to another host (smcsock doctor HOST). Else: {advice}"
+        )
+    return Finding(name, status, _evidence(connection), advice, fix)
 
 
 def _is_on_loopback(machine: Machine) -> bool:
@@ -193,7 +199,14 @@ def _evidence(connection: Connection) -> str:
     if not connection.is_local:
         return client
     server = _describe(connection, connection.server)
-    return client if client == server else f"client: {client}; server: {server}"
+    if client == server:
+        return client
+    # The end that was declined has the code of the other one, too.
+    for text, other in ((client, connection.server), (server, connection.client)):
+        if other is not None and other.reason is not None:
+            shorter = text.replace(f"; peer: {other.reason}", ", with that code")
+            client, server = (shorter, server) if text is client else (client, shorter)
+    return f"client: {client}; server: {server}"
 
 
 def _describe(connection: Connection, info: SmcInfo | None) -> str:
@@ -226,17 +239,20 @@ def _explain_fallback(machine: Machine, connection: Connection) -> tuple[str, Fi
     if reason.name == "PEERNOSMC" and connection.is_local:
         if forces_syn_cookies(machine):
             return "it is the SYN cookies: see there", None
-        advice = (
-            "something strips TCP option 254 from packets on lo (nftables, a BPF program), or "
-            "handshakes are limited and many were under way"
-        )
+        if limits_handshakes(machine):
+            return "handshakes are limited, and too many are under way: see above", None
+        advice = "something strips TCP option 254 from packets on lo (nftables, a BPF program)"
         return advice, None
     if reason.name in _NO_EID or (reason.name in _NO_DEVICE and _lacks_ueid(machine)):
         advice, fix = add_ueid(machine)
         if reason.name in _NO_DEVICE:
             advice = f"SMC-Rv2 offers no device while there is no user EID: {advice}"
         return advice, fix
-    return (f"at the peer: {reason.advice}" if by_peer else reason.advice), None
+    if reason.name in _NO_DEVICE and not (by_peer or machine.has_device):
+        return "it is the device that is missing: see above", None
+    return (
+        f"at the peer: {reason.advice}" if by_peer and not connection.is_local else reason.advice
+    ), None
 
 
 def _lacks_ueid(machine: Machine) -> bool:

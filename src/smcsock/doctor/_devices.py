@@ -18,8 +18,6 @@ _RDMA_MODULES = {
     "qede": "qedr",
 }
 
-_EXTRA = "'pip install smcsock[diag]' lets doctor ask the kernel"
-
 
 def add_ueid(machine: Machine) -> tuple[str, Fix]:
     """How to add a user EID: advice and command, with the name that the user gave."""
@@ -160,7 +158,7 @@ def check_pnetids(machine: Machine) -> Iterator[Finding]:
     if shown:
         yield Finding("PNET IDs", Status.OK, "; ".join(shown))
         return
-    if not machine.has_module or not (machine.roce_devices or machine.smcd_devices):
+    if not machine.has_module or not machine.has_device:
         yield Finding("PNET IDs", Status.SKIPPED, "there is no device yet that they could name")
         return
     none = "none" if entered is not None else f"none by hardware; else {machine.no_netlink}"
@@ -217,5 +215,5 @@ def check_eids(machine: Machine) -> Iterator[Finding]:
         )
     else:
         advice, fix = add_ueid(machine)
-        status = Status.PROBLEM if machine.has_smcd or machine.roce_devices else Status.WARNING
+        status = Status.PROBLEM if machine.has_device else Status.WARNING
         yield Finding("EIDs", status, evidence, f"SMC version 2 needs one: {advice}", fix)

@@ -125,6 +125,11 @@ class Machine:
             if device.state == "ACTIVE" and device.link_layer == "Ethernet" and device.interfaces
         ]
 
+    @property
+    def has_device(self) -> bool:
+        """Whether a device for SMC is known, in whatever state."""
+        return bool(self.smcd_devices or self.roce_devices or self.has_smcd)
+
     def modes_here(self) -> set[Mode]:
         """The modes of the connections within this machine."""
         return {connection.mode for connection in self.here if connection.mode}

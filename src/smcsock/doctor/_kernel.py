@@ -48,8 +48,10 @@ def check_kernel(machine: Machine) -> Iterator[Finding]:
         return
     config, source = machine.config, machine.config_source
     if config is None:
-        status = Status.OK if machine.has_module else Status.UNKNOWN
-        yield Finding("kernel", status, f"{name}; no configuration of it to read ({source})")
+        has_smc = machine.has_module or machine.modules["smc"] == "not loaded"
+        # Without modules it may be built in, or not be there at all.
+        detail = "the module smc is its own" if has_smc else f"none of {source} to tell more"
+        yield Finding("kernel", Status.OK if has_smc else Status.UNKNOWN, f"{name}; {detail}")
         return
     shown = ", ".join(f"{key}={config[key]}" for key in _SHOWN if key in config)
     if not machine.is_built_without_smc:

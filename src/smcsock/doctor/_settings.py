@@ -7,7 +7,13 @@ from .._smcsock import SMC_LIMIT_HS, SOL_SMC
 from .._socket import socket
 from ._finding import Finding, Fix, Machine, Status
 
-__all__ = ["check_buffers", "check_limitation", "check_syn_cookies", "forces_syn_cookies"]
+__all__ = [
+    "check_buffers",
+    "check_limitation",
+    "check_syn_cookies",
+    "forces_syn_cookies",
+    "limits_handshakes",
+]
 
 _DEFAULT = 65536
 """Of net.smc.rmem and wmem, in bytes (net/smc/smc_sysctl.c)."""
@@ -50,7 +56,7 @@ def check_buffers(machine: Machine) -> Iterator[Finding]:
 
 def check_limitation(machine: Machine) -> Iterator[Finding]:
     """The limitation of handshakes: under load the kernel answers as a host without SMC."""
-    limited = _is_limited() if machine.refusal is None else None
+    limited = limits_handshakes(machine)
     if limited is None:
         yield Finding("handshake limitation", Status.SKIPPED, "not to be had from this kernel")
     elif limited:
@@ -66,8 +72,10 @@ def check_limitation(machine: Machine) -> Iterator[Finding]:
         yield Finding("handshake limitation", Status.OK, "off")
 
 
-def _is_limited() -> bool | None:
-    """What a new socket has; None before Linux 5.18."""
+def limits_handshakes(machine: Machine) -> bool | None:
+    """Whether new sockets limit handshakes; None if that is not to be had (Linux 5.18)."""
+    if machine.refusal is not None:
+        return None
     try:
         with socket(fallback="error") as sock:
             return bool(sock.getsockopt(SOL_SMC, SMC_LIMIT_HS))
