@@ -33,6 +33,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     NO_SMC = 3
+    NOT_PERMITTED = 4
     UNKNOWN = 5
     INTERRUPTED = 130
     OUTPUT_GONE = 141

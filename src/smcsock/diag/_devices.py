@@ -16,7 +16,6 @@ _PORTS = ("SMC_NLA_DEV_PORT", "SMC_NLA_DEV_PORT2")
 # As smc-tools call them.
 _TYPES = {
     0x04ED: "ISM",
-    0x1003: "RoCE_Express",
     0x1004: "RoCE_Express",
     0x1016: "RoCE_Express2",
     0x101E: "RoCE_Express3",

@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 _LENGTH = 32
+_NO_SEID = "only IBM Z has a system EID"
 _EID = re.compile(r"[A-Z0-9][A-Z0-9.-]*")
 
 
@@ -70,7 +71,7 @@ def remove_ueid(name: str) -> None:
         change(
             SmcCommand.REMOVE_UEID,
             _entry(name),
-            {errno.ENOENT: f"the UEID {name} is not defined: see ueids()"},
+            {errno.ENOENT: f"the UEID {name} is not defined"},
         )
     except DiagError as error:
         if error.errno != errno.EAGAIN:  # removed, and the system EID enabled
@@ -89,9 +90,6 @@ def seid() -> SystemEid:
         name = message.get("SMC_NLA_SEID_ENTRY") or name
         enabled = bool(message.get("SMC_NLA_SEID_ENABLED", enabled))
     return SystemEid(name, enabled)
-
-
-_NO_SEID = "only IBM Z has a system EID"
 
 
 def enable_seid() -> None:

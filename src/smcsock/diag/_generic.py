@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from .._errors import NO_SMC
 from .._socket import has_smc
 from ._commands import Command, PnetCommand
-from ._errors import NOT_PERMITTED, DiagError, ExtraMissingError
+from ._errors import NOT_PERMITTED, DiagError, ExtraMissingError, diag_error, no_smc
 from ._netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, ask
 
 __all__ = ["Attributes", "change", "dump"]
@@ -58,9 +57,8 @@ def _request(
             message = _decode(message_class, answer)
             yield message["cmd"], messages.attributes(message)
     except OSError as error:
-        number = error.errno or errno.EPROTO
-        known = {errno.EPERM: NOT_PERMITTED, errno.EOPNOTSUPP: _TOO_OLD, **errors}
-        raise DiagError.of(number, known.get(number)) from None
+        texts = {errno.EPERM: NOT_PERMITTED, errno.EOPNOTSUPP: _TOO_OLD, **errors}
+        raise diag_error(error, texts) from None
 
 
 def _messages() -> ModuleType:
@@ -79,14 +77,16 @@ def _family_of(name: str) -> int:
         return _look_up(name)
     except OSError as error:
         if error.errno != errno.ENOENT:
-            raise DiagError.of(error.errno or errno.EPROTO) from None
+            raise diag_error(error, {}) from None
     if not has_smc():
-        raise DiagError.of(errno.ENOENT, NO_SMC)
-    try:  # Asking for a socket may have loaded the module.
+        raise no_smc()
+    try:  # To ask for a socket may have loaded the module.
         return _look_up(name)
     except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise diag_error(error, {}) from None
         text = f"{_TOO_OLD}: it has no generic netlink family {name}"
-        raise DiagError.of(error.errno or errno.EPROTO, text) from None
+        raise DiagError(errno.EOPNOTSUPP, text) from None
 
 
 def _look_up(name: str) -> int:

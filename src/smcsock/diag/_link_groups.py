@@ -4,6 +4,7 @@ Source: net/smc/smc_core.c and smc_core.h in the Linux kernel; RFC 7609, "Link g
 """
 
 import socket
+import sys
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -132,7 +133,8 @@ class Link:
 
     ``link_group`` is the group's ``id``, ``id`` the link's own within it. ``interface``
     is the name of the network interface, None if it has gone or is in another network
-    namespace. GIDs are text. ``uid`` and ``peer_uid`` are what the two ends call it.
+    namespace. GIDs are text. ``uid`` is what this end calls the link, ``peer_uid`` the
+    peer.
     """
 
     link_group: int
@@ -238,6 +240,11 @@ def _smcd_link_group(group: Attributes) -> SmcdLinkGroup:
     )
 
 
+def _uid(number: int) -> int:
+    """A link UID, four bytes that mean the same to both ends, whatever their byte order."""
+    return int.from_bytes(number.to_bytes(4, sys.byteorder), "big")
+
+
 def _link(link_group: int, link: Attributes) -> Link:
     return Link(
         link_group=link_group,
@@ -248,7 +255,7 @@ def _link(link_group: int, link: Attributes) -> Link:
         interface=interface_name(link["SMC_NLA_LINK_NET_DEV"]),
         gid=link["SMC_NLA_LINK_GID"],
         peer_gid=link["SMC_NLA_LINK_PEER_GID"],
-        uid=link["SMC_NLA_LINK_UID"],
-        peer_uid=link["SMC_NLA_LINK_PEER_UID"],
+        uid=_uid(link["SMC_NLA_LINK_UID"]),
+        peer_uid=_uid(link["SMC_NLA_LINK_PEER_UID"]),
         connections=link["SMC_NLA_LINK_CONN_CNT"],
     )

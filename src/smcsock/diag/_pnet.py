@@ -89,7 +89,7 @@ def remove_pnetid(name: str) -> None:
     change(
         PnetCommand.DEL,
         {"SMC_PNETID_NAME": _pnetid(name)},
-        {errno.ENOENT: f"the PNET table has no {name.upper()}: see pnetids()"},
+        {errno.ENOENT: f"the PNET table has no {name.upper()}"},
     )
 
 

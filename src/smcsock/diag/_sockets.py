@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from .._errors import NO_SMC, DiagUnavailableError
+from .._errors import DiagUnavailableError
 from .._info import Address, SmcInfo, decode
 from .._smcsock import AF_SMC
 from .._socket import has_smc
-from ._errors import DiagError
+from ._errors import diag_error, no_smc
 from ._netlink import NETLINK_SOCK_DIAG, NLM_F_DUMP, NLM_F_REQUEST, ask, pack
 
 __all__ = ["sockets"]
@@ -43,8 +43,7 @@ def sockets() -> list[SmcInfo]:
     address is IPv4 or IPv6. Here they are those of the TCP socket inside, found by its
     ports in /proc/net/tcp; where several could be meant, they stay 0.0.0.0 or ::.
 
-    Raises DiagUnavailableError where the kernel has no SMC or no smc_diag, else
-    DiagError.
+    Raises DiagUnavailableError where the kernel's smc_diag is missing, else DiagError.
     """
     records = {}
     for record in _records():
@@ -65,10 +64,8 @@ def _records() -> Iterator[bytes]:
             yield answer[_NLMSG_HEADER_SIZE:]
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.EPROTONOSUPPORT):
-            raise DiagError.of(error.errno or errno.EPROTO) from None
-        if has_smc():
-            raise DiagUnavailableError from None
-        raise DiagUnavailableError(errno.ENOENT, NO_SMC) from None
+            raise diag_error(error, {}) from None
+        raise (DiagUnavailableError() if has_smc() else no_smc()) from None
 
 
 def _family(record: bytes) -> int:
