@@ -64,9 +64,9 @@ def check_limitation(machine: Machine) -> Iterator[Finding]:
             "handshake limitation",
             Status.WARNING,
             "on: while many handshakes are under way, new connections to this machine are TCP",
-            "turn it off if SMC matters more than the time to connect; listeners keep what they "
-            "began with",
-            Fix(("sysctl", "-w", "net.smc.limit_smc_hs=0"), is_safe=True),
+            "turn it off if SMC matters more than the time to connect; it is for sockets opened "
+            "from then on",
+            Fix(("smcsock", "hs-limit", "disable"), is_safe=machine.has_diag),
         )
     else:
         yield Finding("handshake limitation", Status.OK, "off")
