@@ -41,15 +41,16 @@ def _connect_here(host: str, family: int, timeout: float) -> Connection | None:
         listener.settimeout(timeout)
         try:
             with create_connection(listener.getsockname()[:2], timeout, fallback="error") as client:
-                server, _ = listener.accept()
+                # accept() waits for the end of the handshake in the kernel's queue.
+                connection = Connection(
+                    host, is_local=True, is_smc=not client.fell_back(), client=_info(client)
+                )
+                try:
+                    server, _ = listener.accept()
+                except OSError as error:
+                    return replace(connection, error=f"not accepted: {_explain(error)}")
                 with server:
-                    return Connection(
-                        host,
-                        is_local=True,
-                        is_smc=not client.fell_back(),
-                        client=_info(client),
-                        server=_info(server),
-                    )
+                    return replace(connection, server=_info(server))
         except OSError as error:
             return Connection(host, is_local=True, error=_explain(error))
 
@@ -158,9 +159,9 @@ def check_here(machine: Machine) -> Iterator[Finding]:
 
 def _judge_here(machine: Machine, connection: Connection) -> Finding:
     name = "connection here"
-    if connection.error is not None:
+    if connection.is_smc is None:
         advice = "look at the firewall rules for lo, and at the kernel log"
-        return Finding(name, Status.PROBLEM, connection.error, advice)
+        return Finding(name, Status.PROBLEM, connection.error or "", advice)
     if connection.is_smc:
         return Finding(name, Status.OK, _evidence(connection))
     advice, fix = _explain_fallback(machine, connection)
@@ -198,7 +199,7 @@ def _evidence(connection: Connection) -> str:
     client = _describe(connection, connection.client)
     if not connection.is_local:
         return client
-    server = _describe(connection, connection.server)
+    server = connection.error or _describe(connection, connection.server)
     if client == server:
         return client
     # The end that was declined has the code of the other one, too.

@@ -54,8 +54,8 @@ class Connection:
 
     ``target`` is the address as text, ``is_local`` says that both ends were doctor's
     own: then ``server`` is the accepting end's record. ``mode`` is None where there
-    was no connection (``error`` says why) or where smc_diag was not there to tell
-    SMC-D from SMC-R; ``is_smc`` is None only without a connection.
+    was no connection, or no smc_diag to tell SMC-D from SMC-R; ``is_smc`` is None only
+    without a connection. ``error`` says why there was none, or no accepting end.
     """
 
     target: str
