@@ -67,6 +67,12 @@ def changed(path: str, value: str) -> Iterator[None]:
         file.write_text(before)
 
 
+@pytest.fixture(scope="module")
+def sound(smc_mode: Mode) -> Report:
+    """What doctor says of the guest as it is."""
+    return examine()
+
+
 @pytest.fixture
 def no_ueids(smc_mode: Mode) -> Iterator[None]:
     """A kernel without any user EID."""
@@ -93,27 +99,25 @@ def port_of(listener: socket.socket) -> int:
 # ----- where SMC works
 
 
-def test_smc_works_where_connections_are_smc(smc_mode: Mode) -> None:
+def test_smc_works_where_connections_are_smc(smc_mode: Mode, sound: Report) -> None:
     if smc_mode is Mode.TCP:
         pytest.skip("connections here are TCP")
-    report = examine()
-    assert report.works is True
-    assert report.first_problem is None
-    assert report.summary == f"SMC works: connections within this machine are {smc_mode}"
-    ipv4 = report.connections[0]
+    assert sound.works is True
+    assert sound.first_problem is None
+    assert sound.summary == f"SMC works: connections within this machine are {smc_mode}"
+    ipv4 = sound.connections[0]
     assert (ipv4.target, ipv4.mode, ipv4.is_smc, ipv4.error) == ("127.0.0.1", smc_mode, True, None)
     assert ipv4.client is not None
     assert ipv4.server is not None
     assert ipv4.server.mode is smc_mode
-    assert named(report, "EIDs").evidence == "user EIDs: SMCSOCK-VM"
+    assert named(sound, "EIDs").evidence == "user EIDs: SMCSOCK-VM"
 
 
-def test_soft_roce_is_a_device_and_ipv6_is_not_for_it(smc_mode: Mode) -> None:
+def test_soft_roce_is_a_device_and_ipv6_is_not_for_it(smc_mode: Mode, sound: Report) -> None:
     if smc_mode is not Mode.SMCR:
         pytest.skip("connections here do not use SMC-R")
-    report = examine()
-    assert named(report, "RoCE device rxe0 port 1").evidence == "ACTIVE, Ethernet, lo"
-    ipv4, ipv6 = (found for found in report.findings if found.name == "connection here")
+    assert named(sound, "RoCE device rxe0 port 1").evidence == "ACTIVE, Ethernet, lo"
+    ipv4, ipv6 = (found for found in sound.findings if found.name == "connection here")
     assert (ipv4.status, ipv6.status) == (Status.OK, Status.WARNING)
     assert ipv4.evidence.startswith("IPv4: SMC-R by rxe0 port 1")
     assert "connect over IPv4" in ipv6.advice
@@ -136,13 +140,13 @@ def test_exit_status_says_whether_smc_works(
     assert last.startswith("SMC does not work: " if status else "SMC works: ")
 
 
-def test_any_user_may_ask(smc_mode: Mode) -> None:
+def test_any_user_may_ask(sound: Report) -> None:
     if os.geteuid():
         pytest.skip("needs root, to become another user")
-    own, other = examine(), in_child(lambda: os.setuid(65534))
-    assert other.works == own.works
+    other = in_child(lambda: os.setuid(65534))
+    assert other.works == sound.works
     assert [(found.name, found.status) for found in other.findings] == [
-        (found.name, found.status) for found in own.findings
+        (found.name, found.status) for found in sound.findings
     ]
 
 
@@ -175,6 +179,30 @@ def test_no_ueid(smc_mode: Mode, no_ueids: None, listener: smcsock.socket) -> No
     # SMC-D is offered but declined by the peer; SMC-R is not even offered.
     says = {Mode.SMCD: "; peer: 0x03030008: ", Mode.SMCR: "TCP (0x03030000: "}[smc_mode]
     assert says in named(report, "connection to").evidence
+
+
+class NoPyroute2:
+    """An importer that has no pyroute2."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pyroute2":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def hide_pyroute2() -> None:
+    """As where smcsock was installed without its extra."""
+    for name in list(sys.modules):
+        if name.split(".")[0] == "pyroute2" or name == "smcsock.diag._messages":
+            del sys.modules[name]
+    vars(diag).pop("_messages", None)
+    sys.meta_path.insert(0, NoPyroute2)
+
+
+def test_without_the_extra_it_says_what_that_would_tell(smc_mode: Mode) -> None:
+    report = in_child(hide_pyroute2)
+    assert "pip install 'smcsock[diag]'" in named(report, "EIDs").evidence
+    assert report.works is (smc_mode is not Mode.TCP)
 
 
 def test_without_a_name_to_add_nothing_is_safe_to_run(smc_mode: Mode, no_ueids: None) -> None:
@@ -257,15 +285,15 @@ def test_limited_handshakes(smc_mode: Mode) -> None:
     assert "handshakes are not limited" in there.advice
 
 
-def test_limited_handshakes_matter_only_under_load(smc_mode: Mode) -> None:
+def test_limited_handshakes_matter_only_under_load(sound: Report) -> None:
     diag.limit_handshakes(True)
     try:
         report = examine()
     finally:
         diag.limit_handshakes(False)
     assert named(report, "handshake limitation").status is Status.WARNING
-    assert report.works is (smc_mode is not Mode.TCP)
-    assert named(examine(), "handshake limitation").status is Status.OK
+    assert report.works is sound.works
+    assert named(sound, "handshake limitation").status is Status.OK
 
 
 def test_without_smc_diag_it_is_seen_whether_but_not_what(smc_mode: Mode) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -51,7 +52,7 @@ _LABELS = {
 }
 
 _STATUS_WIDTH, _NAME_WIDTH = 9, 26
-_TEXT_WIDTH = 100
+_MIN_WIDTH, _WIDTH = 60, 100
 
 
 def add(commands: "Commands") -> None:
@@ -185,7 +186,7 @@ def _lines(finding: Finding) -> list[str]:
 def _wrap(head: str, text: str, indent: str) -> list[str]:
     return textwrap.wrap(
         text,
-        _TEXT_WIDTH,
+        max(_MIN_WIDTH, min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)),
         initial_indent=head,
         subsequent_indent=indent,
         break_long_words=False,

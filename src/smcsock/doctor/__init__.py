@@ -16,7 +16,7 @@ from .. import _smcsock
 from .._info import Mode
 from .._machine import module_state, smcd_devices, smcr_devices
 from ._confinement import check_confinement
-from ._connections import check_connection, check_here, connect_here, connect_to, tcp_only
+from ._connections import check_connection, check_here, connect_here, connect_to, tcp_only, why_tcp
 from ._devices import check_devices, check_eids, check_pnetids
 from ._finding import Connection, Finding, Fix, Machine, Status
 from ._kernel import check_diag, check_family, check_kernel, check_module, configuration
@@ -181,7 +181,7 @@ def _judge(
         kind = last.mode or "SMC"
         if last.is_smc:
             return True, f"SMC works: the connection to {last.target} is {kind}"
-        return False, f"SMC does not work to {last.target}: the connection is TCP"
+        return False, f"SMC does not work to {last.target}: {why_tcp(last)}"
     modes = sorted(
         {connection.mode or Mode.SMCD for connection in connections if connection.is_smc}
     )
@@ -192,6 +192,8 @@ def _judge(
             "connections within this machine do not use its RoCE device: give a host to see "
             "whether SMC works"
         )
-    if not any(connection.is_smc is False for connection in connections):
-        return None, "there was no connection to see whether SMC works"
-    return False, "SMC does not work: connections within this machine are TCP"
+    for connection in connections:
+        if connection.is_smc is False:
+            why = why_tcp(connection)
+            return False, f"SMC does not work: connections within this machine are TCP, {why}"
+    return None, "there was no connection to see whether SMC works"

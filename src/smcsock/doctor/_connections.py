@@ -15,7 +15,14 @@ from ._devices import add_ueid
 from ._finding import Connection, Finding, Fix, Machine, Status
 from ._settings import forces_syn_cookies, limits_handshakes
 
-__all__ = ["check_connection", "check_here", "connect_here", "connect_to"]
+__all__ = [
+    "check_connection",
+    "check_here",
+    "connect_here",
+    "connect_to",
+    "tcp_only",
+    "why_tcp",
+]
 
 _NO_DEVICE = ("NOSMCDEV", "NOSMCDDEV", "NOSMCRDEV", "NOSMCD2DEV")
 _NO_EID = ("NOUEID", "NOSEID")
@@ -222,7 +229,7 @@ def _describe(connection: Connection, info: SmcInfo | None) -> str:
     return text
 
 
-def deciding_reason(connection: Connection) -> tuple[Reason | None, bool]:
+def _deciding_reason(connection: Connection) -> tuple[Reason | None, bool]:
     """The code of the end that declined, and whether that was the peer."""
     info = connection.client
     if info is None:
@@ -232,9 +239,17 @@ def deciding_reason(connection: Connection) -> tuple[Reason | None, bool]:
     return info.reason, False
 
 
+def why_tcp(connection: Connection) -> str:
+    """Why a connection fell back, in a few words."""
+    reason, by_peer = _deciding_reason(connection)
+    if reason is None:
+        return "the connection is TCP"
+    return f"the peer declined, {reason.meaning}" if by_peer else reason.meaning
+
+
 def _explain_fallback(machine: Machine, connection: Connection) -> tuple[str, Fix | None]:
     """What to do about a fallback: the code's own advice unless the machine tells more."""
-    reason, by_peer = deciding_reason(connection)
+    reason, by_peer = _deciding_reason(connection)
     if reason is None:
         return "load smc_diag, it tells why", None
     if reason.name == "PEERNOSMC" and connection.is_local:
@@ -258,7 +273,7 @@ def _explain_fallback(machine: Machine, connection: Connection) -> tuple[str, Fi
 
 def _lacks_ueid(machine: Machine) -> bool:
     """Whether there is a RoCE device that SMC leaves alone for want of a user EID."""
-    return bool(machine.usable_roce) and not machine.ueids
+    return bool(machine.usable_roce) and machine.ueids == ()
 
 
 def _info(sock: socket) -> SmcInfo | None:

@@ -50,7 +50,7 @@ def check_kernel(machine: Machine) -> Iterator[Finding]:
     if config is None:
         has_smc = machine.has_module or machine.modules["smc"] == "not loaded"
         # Without modules it may be built in, or not be there at all.
-        detail = "the module smc is its own" if has_smc else f"none of {source} to tell more"
+        detail = "has SMC, by its modules" if has_smc else f"none of {source} to tell more"
         yield Finding("kernel", Status.OK if has_smc else Status.UNKNOWN, f"{name}; {detail}")
         return
     shown = ", ".join(f"{key}={config[key]}" for key in _SHOWN if key in config)
@@ -111,7 +111,6 @@ def check_module(machine: Machine) -> Iterator[Finding]:
         yield Finding("module smc", Status.SKIPPED, "this kernel was built without it")
         return
     forbidden = _forbidden(machine)
-    load = Fix(("modprobe", "smc"), is_safe=forbidden is None)
     where = container_kind(machine.root)
     if state == "not found":
         yield _module_not_found(machine, where)
@@ -136,7 +135,7 @@ def check_module(machine: Machine) -> Iterator[Finding]:
             "installed, not loaded, and the kernel did not load it when asked for AF_SMC",
             f"load it, as root{on_host}; at every boot by a line 'smc' in "
             "/etc/modules-load.d/smc.conf",
-            load,
+            Fix(("modprobe", "smc"), is_safe=not where),
         )
 
 
