@@ -130,11 +130,11 @@ class Stats:
 def stats() -> Stats:
     """The counters now. Raises DiagError and ExtraMissingError."""
     counters: Attributes = {}
-    for _, message in dump(SmcCommand.GET_STATS):
+    for message in dump(SmcCommand.GET_STATS):
         counters = message.get("SMC_GEN_STATS", counters)
     totals: Attributes = {}
     fallbacks = []
-    for _, message in dump(SmcCommand.GET_FBACK_STATS):
+    for message in dump(SmcCommand.GET_FBACK_STATS):
         if "SMC_GEN_FBACK_STATS" in message:
             part = message["SMC_GEN_FBACK_STATS"]
             totals |= part  # they come with the first one only
