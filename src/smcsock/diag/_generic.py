@@ -63,7 +63,7 @@ def _messages() -> ModuleType:
     try:
         from . import _messages
     except ModuleNotFoundError as error:
-        if error.name != "pyroute2":
+        if (error.name or "").partition(".")[0] != "pyroute2":
             raise
         raise ExtraMissingError("pyroute2") from None
     return _messages

@@ -42,10 +42,11 @@ class Direction:
     ``requests`` is calls that send or receive, ``bytes`` what they moved, ``request_sizes``
     their sizes. ``buffer_sizes`` is the buffers given to connections: send buffers,
     or RMBs and DMBs. ``buffer_bytes`` is the size of those in use now, None before
-    Linux 6.12. Of the calls ``full`` found the buffer full and ``too_small`` were larger
-    than it; ``peer_full`` and ``peer_too_small`` say the same of the peer's buffer. Of
-    the buffers ``reused`` were taken from an earlier connection, ``allocated`` were new,
-    ``downgraded`` are smaller than wanted for want of memory.
+    Linux 6.12. ``full`` counts how often the buffer was full, ``peer_full`` how often the
+    peer's was. ``too_small`` counts requests that were larger than the send buffer, or
+    that asked for less than had arrived; ``peer_too_small`` those larger than the peer's
+    buffer. Of the buffers ``reused`` were taken from an earlier connection, ``allocated``
+    were new, ``downgraded`` are smaller than wanted for want of memory.
     """
 
     requests: int
