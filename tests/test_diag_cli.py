@@ -1,29 +1,40 @@
 """The commands for smcsock.diag: what they print and how they end."""
 
+import argparse
 import contextlib
-import errno
 import io
 import json
 import os
 import pty
 import re
-import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from conftest import SMC, SMC6, VM_MODE
-from test_diag import EID, changing, own_pnet_table, own_ueids, raw_dump, without_smc
+from conftest import SMC, SMC6
+from test_diag import (
+    EID,
+    changing,
+    needs_no_kernel,
+    only_in,
+    own_pnet_table,
+    own_ueids,
+    raw_dump,
+    without_smc,
+)
 from test_smc_info import NOBODY, in_child, need_root
-from test_socket import Pair
+from test_socket import LIMIT, Pair
 from test_socket import time_limit as time_limit
 
-from smcsock import Mode, State, diag
+from smcsock import Mode, State, _cli, diag
 from smcsock._cli import main
+from smcsock._cli._common import ExitCode
 from smcsock._cli._diag import say_table
+from smcsock.diag._errors import NOT_PERMITTED as NOT_PERMITTED_TEXT
 
 __all__ = ["changing", "own_pnet_table", "own_ueids"]
 
@@ -73,8 +84,19 @@ class Shell:
         return json.loads(self.output(f"{command} --json"))
 
 
+@pytest.fixture(scope="session")
+def parser() -> argparse.ArgumentParser:
+    return _cli._parser()
+
+
 @pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
+def shell(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    parser: argparse.ArgumentParser,
+) -> Shell:
+    # A guest takes a second to make one.
+    monkeypatch.setattr(_cli, "_parser", lambda: parser)
     return Shell(capsys)
 
 
@@ -279,43 +301,40 @@ def test_stats(shell: Shell, pair: Pair, smc_mode: Mode) -> None:
     assert sum("0x" in line for line in lines) == len(now.fallbacks)
 
 
-@contextlib.contextmanager
-def interrupted_after(seconds: float) -> Iterator[None]:
-    """Ctrl-C, later."""
+@pytest.mark.parametrize(("as_json", "intervals"), [("", 21), (" --json", 3)])
+def test_watch_goes_on_until_ctrl_c(
+    as_json: str,
+    intervals: int,
+    shell: Shell,
+    smc_mode: Mode,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) > intervals:
+            raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGUSR1, interrupt)
-    timer = subprocess.Popen(
-        ["sh", "-c", f"sleep {seconds}; kill -USR1 {os.getpid()}"], stderr=subprocess.DEVNULL
-    )
-    try:
-        yield
-    finally:
-        timer.kill()
-        timer.wait()
-        signal.signal(signal.SIGUSR1, before)
-
-
-@pytest.mark.parametrize("as_json", ["", " --json"])
-def test_watch_goes_on_until_ctrl_c(as_json: str, shell: Shell, smc_mode: Mode) -> None:
-    shell.output("stats")  # for what takes time only once
-    with interrupted_after(2):
-        status, out, err = shell.run(f"stats --watch 0.1{as_json}")
+    monkeypatch.setattr(time, "sleep", sleep)
+    status, out, err = shell.run(f"stats --watch 3600{as_json}")
     assert (status, err) == (INTERRUPTED, "")
+    assert slept[0] == pytest.approx(3600, abs=LIMIT)
     lines = out.splitlines()
-    assert len(lines) > 1
     if as_json:
         shown = [json.loads(line) for line in lines]
-        assert all(0 < entry["seconds"] < 60 for entry in shown)
+        assert len(shown) == intervals
+        assert all(0 < entry["seconds"] < LIMIT for entry in shown)
         assert {entry["smcd"]["client_v2"] for entry in shown} == {0}
     else:
-        assert lines[0].split()[:3] == ["Time", "D-Conns", "R-Conns"]
+        headers = [n for n, line in enumerate(lines) if line.split()[:2] == ["Time", "D-Conns"]]
+        assert headers == [0, 21]
+        assert len(lines) == intervals + len(headers)
         assert re.fullmatch(r"\d\d:\d\d:\d\d( +0){9}", lines[1])
 
 
 def test_watch_ends_when_its_reader_has_gone(smc_mode: Mode) -> None:
+    only_in("smcd")
     command = [sys.executable, "-m", "smcsock", "stats", "--watch", "0.01"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -385,6 +404,7 @@ def test_limitation_of_handshakes(shell: Shell, changing: None) -> None:
 # ----- how they end
 
 
+@needs_no_kernel
 @pytest.mark.parametrize(
     ("command", "text"),
     [
@@ -414,6 +434,7 @@ def test_wrong_usage(command: str, text: str, shell: Shell) -> None:
     assert text in err
 
 
+@needs_no_kernel
 @pytest.mark.parametrize("command", [*SHOWING, "ueid add", "pnet add", "pnet del", "seid enable"])
 def test_help(command: str, shell: Shell) -> None:
     text = shell.output(f"{command} --help")
@@ -432,20 +453,18 @@ def test_kernel_has_none(command: str, shell: Shell) -> None:
     assert "try 'modprobe smc' as root" in err
 
 
-@pytest.mark.parametrize("command", CHANGING)
-def test_changing_takes_privilege(command: str, shell: Shell, smc_mode: Mode) -> None:
+def test_changing_takes_privilege(shell: Shell, smc_mode: Mode) -> None:
     need_root()
+    shell.output("ueid")
 
     def attempt() -> str:
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-        status, out, err = shell.run(command)
-        return f"{status} {out}{err}"
+        return repr({shell.run(command) for command in CHANGING})
 
-    assert in_child(attempt).startswith(
-        f"{NOT_PERMITTED} smcsock: {os.strerror(errno.EPERM)}: only root"
-    )
+    text = f"smcsock: {NOT_PERMITTED_TEXT}\n"
+    assert in_child(attempt) == repr({(ExitCode.NOT_PERMITTED, "", text)})
 
 
 @showing
@@ -462,7 +481,7 @@ def test_tables_need_rich_and_json_does_not(
     )
 
 
-@pytest.mark.skipif(VM_MODE is not None, reason="needs no kernel: once is enough")
+@needs_no_kernel
 def test_missing_pyroute2_is_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pyroute2", "pyroute2.netlink"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -504,6 +523,7 @@ def at_a_terminal(columns: int, show: Callable[[], None]) -> list[str]:
     return re.sub(r"\x1b\[[\d;]*m", "", data.decode()).split("\r\n")[:-1]
 
 
+@needs_no_kernel
 def test_table_leaves_nothing_out(capsys: pytest.CaptureFixture[str]) -> None:
     say_table(HEADERS, ROWS)
     assert capsys.readouterr().out.splitlines() == [
@@ -513,23 +533,27 @@ def test_table_leaves_nothing_out(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+@needs_no_kernel
 def test_last_column_is_folded_at_a_terminal() -> None:
     lines = at_a_terminal(60, table(HEADERS, ROWS))
     assert max(map(len, lines)) <= 60
     assert " ".join(line[17:] for line in lines[1:-1]).split() == ROWS[0][2].split()
 
 
+@needs_no_kernel
 @pytest.mark.parametrize(("columns", "wide"), [(60, True), (20, False), (500, False)])
 def test_table_is_not_folded(columns: int, wide: bool) -> None:
     lines = at_a_terminal(columns, table(HEADERS, ROWS, wide=wide))
     assert len(lines) == 3
 
 
+@needs_no_kernel
 def test_empty_table_has_its_headers(capsys: pytest.CaptureFixture[str]) -> None:
     say_table(HEADERS, [])
     assert capsys.readouterr().out == "Address  Count  Reason\n"
 
 
+@needs_no_kernel
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_table_fits_any_character_set(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")
