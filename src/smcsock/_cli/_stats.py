@@ -35,7 +35,7 @@ columns of --watch:
   D-Conns, R-Conns        connections of SMC-D and SMC-R
   Fback, HS-Err           fallbacks to TCP, handshake errors
   D-Rx, D-Tx, R-Rx, R-Tx  bytes received and sent
-  Full                    requests that found a buffer full, here or at the peer
+  Full                    how often a buffer was full, here or at the peer
 
 --json: an object with the attributes of smcsock.diag.Stats: smcd and smcr (client_v1,
 client_v2, server_v1, server_v2, sent, received, sendpage, splice, cork, nodelay,
@@ -88,7 +88,6 @@ _COUNTERS: dict[str, Callable[[Technology], Cell]] = {
     "RX Total requests": lambda of: of.received.requests,
     "RX Buffer usage (Bytes)": lambda of: _usage(of.received),
     "RX Buffer full": lambda of: of.received.full,
-    "RX Buffer too small": lambda of: of.received.too_small,
     "RX Buffer downgrades": lambda of: of.received.downgraded,
     "RX Buffer reuses": lambda of: of.received.reused,
     "TX Data transmitted (Bytes)": lambda of: of.sent.bytes,

@@ -103,10 +103,10 @@ def devices() -> list[SmcdDevice | SmcrDevice]:
     device for SMC-D tells that it is there. Raises DiagError and ExtraMissingError.
     """
     found: list[SmcdDevice | SmcrDevice] = []
-    for _, message in dump(SmcCommand.GET_DEV_SMCD):
+    for message in dump(SmcCommand.GET_DEV_SMCD):
         if "SMC_GEN_DEV_SMCD" in message:
             found.append(_smcd_device(message["SMC_GEN_DEV_SMCD"]))
-    for _, message in dump(SmcCommand.GET_DEV_SMCR):
+    for message in dump(SmcCommand.GET_DEV_SMCR):
         if "SMC_GEN_DEV_SMCR" in message:
             found.append(_smcr_device(message["SMC_GEN_DEV_SMCR"]))
     return found

@@ -39,7 +39,7 @@ def ueids() -> list[str]:
     """The user-defined EIDs of this host. Raises DiagError and ExtraMissingError."""
     return [
         message["SMC_NLA_EID_TABLE_ENTRY"]
-        for _, message in dump(SmcCommand.DUMP_UEID)
+        for message in dump(SmcCommand.DUMP_UEID)
         if "SMC_NLA_EID_TABLE_ENTRY" in message
     ]
 
@@ -86,7 +86,7 @@ def clear_ueids() -> None:
 def seid() -> SystemEid:
     """The system EID, and whether it is used. Raises DiagError and ExtraMissingError."""
     name, enabled = None, False
-    for _, message in dump(SmcCommand.DUMP_SEID):
+    for message in dump(SmcCommand.DUMP_SEID):
         name = message.get("SMC_NLA_SEID_ENTRY") or name
         enabled = bool(message.get("SMC_NLA_SEID_ENABLED", enabled))
     return SystemEid(name, enabled)

@@ -28,7 +28,7 @@ class DiagError(OSError):
 def diag_error(error: OSError, texts: Mapping[int, str]) -> DiagError:
     """What the kernel answered as a DiagError, with the text of its errno if there is one."""
     number = error.errno or errno.EPROTO
-    return DiagError(number, texts.get(number) or os.strerror(number))
+    return DiagError(number, texts.get(number) or error.strerror or os.strerror(number))
 
 
 def no_smc() -> DiagError:

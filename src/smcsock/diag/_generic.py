@@ -4,8 +4,7 @@ Reading needs no privilege; changing takes CAP_NET_ADMIN (GENL_ADMIN_PERM).
 """
 
 import errno
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -25,12 +24,12 @@ _VERSION = 1  # of every message here
 _TOO_OLD = "this kernel's SMC is too old for that"
 
 
-def dump(command: Command) -> Iterator[tuple[int, Attributes]]:
-    """What the kernel answers to a command: number and attributes of each message.
+def dump(command: Command) -> list[Attributes]:
+    """The attributes of each message that the kernel answers to a command.
 
     Raises DiagError and ExtraMissingError.
     """
-    yield from _request(command, NLM_F_DUMP, {}, {})
+    return _request(command, NLM_F_DUMP, {}, {})
 
 
 def change(
@@ -42,30 +41,29 @@ def change(
 
     Raises DiagError and ExtraMissingError.
     """
-    list(_request(command, NLM_F_ACK, attributes or {}, errors or {}))
+    _request(command, NLM_F_ACK, attributes or {}, errors or {})
 
 
 def _request(
     command: Command, flags: int, attributes: Mapping[str, Any], errors: Mapping[int, str]
-) -> Iterator[tuple[int, Attributes]]:
+) -> list[Attributes]:
     messages = _messages()
     message_class = messages.message_class(command)
     family = _family_of("SMC_PNETID" if isinstance(command, PnetCommand) else "SMC_GEN_NETLINK")
     request = _encode(message_class, family, command, flags, attributes)
     try:
-        for answer in ask(_NETLINK_GENERIC, request):
-            message = _decode(message_class, answer)
-            yield message["cmd"], messages.attributes(message)
+        answers = ask(_NETLINK_GENERIC, request)
     except OSError as error:
         texts = {errno.EPERM: NOT_PERMITTED, errno.EOPNOTSUPP: _TOO_OLD, **errors}
         raise diag_error(error, texts) from None
+    return [messages.attributes(_decode(message_class, answer)) for answer in answers]
 
 
 def _messages() -> ModuleType:
     try:
         from . import _messages
     except ModuleNotFoundError as error:
-        if error.name != "pyroute2":
+        if (error.name or "").partition(".")[0] != "pyroute2":
             raise
         raise ExtraMissingError("pyroute2") from None
     return _messages
@@ -94,9 +92,8 @@ def _look_up(name: str) -> int:
     request = _encode(
         control, _GENL_ID_CTRL, _CTRL_CMD_GETFAMILY, NLM_F_ACK, {"CTRL_ATTR_FAMILY_NAME": name}
     )
-    for answer in ask(_NETLINK_GENERIC, request):
-        return int(_decode(control, answer).get_attr("CTRL_ATTR_FAMILY_ID"))
-    raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+    (answer,) = ask(_NETLINK_GENERIC, request)
+    return int(_decode(control, answer).get_attr("CTRL_ATTR_FAMILY_ID"))
 
 
 def _encode(

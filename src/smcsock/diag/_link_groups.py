@@ -156,10 +156,10 @@ def link_groups() -> list[SmcrLinkGroup | SmcdLinkGroup]:
     Raises DiagError and ExtraMissingError.
     """
     found: list[SmcrLinkGroup | SmcdLinkGroup] = []
-    for _, message in dump(SmcCommand.GET_LGR_SMCD):
+    for message in dump(SmcCommand.GET_LGR_SMCD):
         if "SMC_GEN_LGR_SMCD" in message:
             found.append(_smcd_link_group(message["SMC_GEN_LGR_SMCD"]))
-    for _, message in dump(SmcCommand.GET_LGR_SMCR):
+    for message in dump(SmcCommand.GET_LGR_SMCR):
         if "SMC_GEN_LGR_SMCR" in message:
             found.append(_smcr_link_group(message["SMC_GEN_LGR_SMCR"]))
     return found
@@ -169,7 +169,7 @@ def links() -> list[Link]:
     """The links of all SMC-R link groups. Raises DiagError and ExtraMissingError."""
     found: dict[tuple[int, int], Link] = {}
     link_group = 0
-    for _, message in dump(SmcCommand.GET_LINK_SMCR):
+    for message in dump(SmcCommand.GET_LINK_SMCR):
         # A link group comes before its links; again, if they did not fit.
         if "SMC_GEN_LGR_SMCR" in message:
             link_group = message["SMC_GEN_LGR_SMCR"]["SMC_NLA_LGR_R_ID"]

@@ -11,7 +11,6 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
 
 __all__ = ["NETLINK_SOCK_DIAG", "NLM_F_ACK", "NLM_F_DUMP", "NLM_F_REQUEST", "ask", "pack"]
 
@@ -22,8 +21,13 @@ _NLMSG_NOOP, _NLMSG_ERROR, _NLMSG_DONE = 1, 2, 3
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
 _ERRNO = struct.Struct("=i")
 
-# The kernel makes no message of a dump larger than this (netlink_dump).
+# The kernel fills no more of a buffer for a dump at a time (netlink_dump, smc_diag_dump).
 _BUFFER_SIZE = 65536
+
+_CONFINED = (
+    "this process may not open netlink sockets: look at what confines it (a container, "
+    "seccomp, RestrictAddressFamilies= of a systemd service)"
+)
 
 
 def pack(kind: int, flags: int, payload: bytes) -> bytes:
@@ -31,32 +35,51 @@ def pack(kind: int, flags: int, payload: bytes) -> bytes:
     return _HEADER.pack(_HEADER.size + len(payload), kind, flags, 1, 0) + payload
 
 
-def ask(protocol: int, message: bytes) -> Iterator[bytes]:
+def ask(protocol: int, message: bytes) -> list[bytes]:
     """Sends one message; the messages of the answer, headers included.
 
     Raises the OSError that the kernel answers with.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as sock:
-        # The kernel answers at once, whatever the default timeout for sockets is.
-        sock.settimeout(None)
+    parts: list[bytes] = []
+    with _open(protocol) as sock:
         sock.sendto(message, (0, 0))
-        while True:
-            data, _, flags, _ = sock.recvmsg(_BUFFER_SIZE)
-            if flags & socket.MSG_TRUNC or not data:
-                raise OSError(errno.EMSGSIZE, "the kernel's answer was cut short")
-            at = 0
-            while at + _HEADER.size <= len(data):
-                length, kind, *_ = _HEADER.unpack_from(data, at)
-                if length < _HEADER.size:
-                    raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
-                part = data[at : at + length]
-                at += (length + 3) & ~3
-                if kind in (_NLMSG_ERROR, _NLMSG_DONE):
-                    # What a dump ends with is an errno, too, since Linux 4.16.
-                    if len(part) >= _HEADER.size + _ERRNO.size:
-                        (code,) = _ERRNO.unpack_from(part, _HEADER.size)
-                        if code < 0:
-                            raise OSError(-code, os.strerror(-code))
-                    return
-                if kind != _NLMSG_NOOP:
-                    yield part
+        while not _take(_receive(sock), parts):
+            pass
+    return parts
+
+
+def _open(protocol: int) -> socket.socket:
+    try:
+        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            raise OSError(errno.EACCES, _CONFINED) from None
+        raise
+    # The kernel answers at once, whatever the default timeout of sockets is.
+    sock.settimeout(None)
+    return sock
+
+
+def _receive(sock: socket.socket) -> bytes:
+    data, _, flags, _ = sock.recvmsg(_BUFFER_SIZE)
+    if flags & socket.MSG_TRUNC:
+        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+    return data
+
+
+def _take(data: bytes, parts: list[bytes]) -> bool:
+    """Adds the messages of a datagram to the parts; True if it has the last one."""
+    at = 0
+    while at < len(data):
+        length, kind, *_ = _HEADER.unpack_from(data, at)
+        part = data[at : at + length]
+        at += max(_HEADER.size, (length + 3) & ~3)
+        if kind in (_NLMSG_ERROR, _NLMSG_DONE):
+            # Either ends with an errno: a dump that failed is done, too.
+            (code,) = _ERRNO.unpack_from(part, _HEADER.size)
+            if code < 0:
+                raise OSError(-code, os.strerror(-code))
+            return True
+        if kind != _NLMSG_NOOP:
+            parts.append(part)
+    return False

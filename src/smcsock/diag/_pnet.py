@@ -37,7 +37,7 @@ def pnetids() -> list[PnetId]:
     PNET IDs that the hardware has are not in it: see devices(). Those of devices are
     in that of the initial network namespace. Raises DiagError and ExtraMissingError.
     """
-    return [_entry(message) for _, message in dump(PnetCommand.GET)]
+    return [_entry(message) for message in dump(PnetCommand.GET)]
 
 
 def add_pnetid(

@@ -6,8 +6,6 @@ Source: include/uapi/linux/smc_diag.h and net/smc/smc_diag.c in the Linux kernel
 import errno
 import socket
 import struct
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -50,22 +48,23 @@ def sockets() -> list[SmcInfo]:
         info = decode(record, _family(record))
         records[info.inode, info.cookie] = info  # one may be listed twice
     found = list(records.values())
-    if any(map(_lacks_address, found)):
-        tcp = _tcp_sockets()
+    incomplete = {_ports(info) for info in found if _lacks_address(info)}
+    if incomplete:
+        tcp = _tcp_sockets(incomplete)
         found = [_with_addresses(info, tcp) for info in found]
     return found
 
 
-def _records() -> Iterator[bytes]:
+def _records() -> list[bytes]:
     request = _REQUEST.pack(AF_SMC, _EXTENSIONS)
     message = pack(_SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, request)
     try:
-        for answer in ask(NETLINK_SOCK_DIAG, message):
-            yield answer[_NLMSG_HEADER_SIZE:]
+        answers = ask(NETLINK_SOCK_DIAG, message)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.EPROTONOSUPPORT):
             raise diag_error(error, {}) from None
         raise (DiagUnavailableError() if has_smc() else no_smc()) from None
+    return [answer[_NLMSG_HEADER_SIZE:] for answer in answers]
 
 
 def _family(record: bytes) -> int:
@@ -78,19 +77,19 @@ def _family(record: bytes) -> int:
     return socket.AF_INET6 if is_inet6 else socket.AF_INET
 
 
-def _is_unspecified(address: Address | None) -> bool:
-    return address is not None and address[0] in ("0.0.0.0", "::")
-
-
 def _lacks_address(info: SmcInfo) -> bool:
-    return _is_unspecified(info.local)
+    return info.local is not None and info.local[0] in ("0.0.0.0", "::")
+
+
+def _ports(info: SmcInfo) -> _Ports:
+    return info.local[1] if info.local else 0, info.peer[1] if info.peer else 0
 
 
 def _with_addresses(info: SmcInfo, tcp: dict[_Ports, set[_TcpSocket]]) -> SmcInfo:
-    """The same with the addresses of the TCP socket inside, if there is only one such."""
-    if not _lacks_address(info) or info.local is None:
+    """The same with the addresses of the TCP socket inside, if only one can be it."""
+    if not _lacks_address(info):
         return info
-    candidates = tcp.get((info.local[1], info.peer[1] if info.peer else 0), set())
+    candidates = tcp[_ports(info)]
     if info.family != AF_SMC:
         candidates = {sock for sock in candidates if sock[0] == info.family}
     if len(candidates) != 1:
@@ -99,17 +98,20 @@ def _with_addresses(info: SmcInfo, tcp: dict[_Ports, set[_TcpSocket]]) -> SmcInf
     return replace(info, local=local, peer=peer if info.peer else None)
 
 
-def _tcp_sockets() -> dict[_Ports, set[_TcpSocket]]:
-    """The TCP sockets of this network namespace by their ports."""
-    found = defaultdict(set)
+def _tcp_sockets(wanted: set[_Ports]) -> dict[_Ports, set[_TcpSocket]]:
+    """The TCP sockets of this network namespace that have such ports."""
+    found: dict[_Ports, set[_TcpSocket]] = {ports: set() for ports in wanted}
     for family, name in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
         try:
             text = Path("/proc/thread-self/net", name).read_text(encoding="ascii")
         except OSError:  # no IPv6, or no /proc
             continue
         for line in text.splitlines()[1:]:
-            local, peer = (_proc_address(family, field) for field in line.split()[1:3])
-            found[local[1], peer[1]].add((int(family), local, peer))
+            fields = line.split()[1:3]
+            local_port, peer_port = (int(field.rpartition(":")[2], 16) for field in fields)
+            if (local_port, peer_port) in found:
+                local, peer = (_proc_address(family, field) for field in fields)
+                found[local_port, peer_port].add((family, local, peer))
     return found
 
 

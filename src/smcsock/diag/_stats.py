@@ -42,10 +42,11 @@ class Direction:
     ``requests`` is calls that send or receive, ``bytes`` what they moved, ``request_sizes``
     their sizes. ``buffer_sizes`` is the buffers given to connections: send buffers,
     or RMBs and DMBs. ``buffer_bytes`` is the size of those in use now, None before
-    Linux 6.12. Of the calls ``full`` found the buffer full and ``too_small`` were larger
-    than it; ``peer_full`` and ``peer_too_small`` say the same of the peer's buffer. Of
-    the buffers ``reused`` were taken from an earlier connection, ``allocated`` were new,
-    ``downgraded`` are smaller than wanted for want of memory.
+    Linux 6.12. ``full`` counts how often the buffer was full, ``peer_full`` how often the
+    peer's was. ``too_small`` counts requests that were larger than the send buffer, or
+    that asked for less than had arrived; ``peer_too_small`` those larger than the peer's
+    buffer. Of the buffers ``reused`` were taken from an earlier connection, ``allocated``
+    were new, ``downgraded`` are smaller than wanted for want of memory.
     """
 
     requests: int
@@ -130,11 +131,11 @@ class Stats:
 def stats() -> Stats:
     """The counters now. Raises DiagError and ExtraMissingError."""
     counters: Attributes = {}
-    for _, message in dump(SmcCommand.GET_STATS):
+    for message in dump(SmcCommand.GET_STATS):
         counters = message.get("SMC_GEN_STATS", counters)
     totals: Attributes = {}
     fallbacks = []
-    for _, message in dump(SmcCommand.GET_FBACK_STATS):
+    for message in dump(SmcCommand.GET_FBACK_STATS):
         if "SMC_GEN_FBACK_STATS" in message:
             part = message["SMC_GEN_FBACK_STATS"]
             totals |= part  # they come with the first one only

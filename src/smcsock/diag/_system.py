@@ -32,7 +32,7 @@ class System:
 def system() -> System:
     """What the kernel's SMC can do. Raises DiagError and ExtraMissingError."""
     info: Attributes = {}
-    for _, message in dump(SmcCommand.GET_SYS_INFO):
+    for message in dump(SmcCommand.GET_SYS_INFO):
         info = message.get("SMC_GEN_SYS_INFO", info)
     return System(
         version=info["SMC_NLA_SYS_VER"],
@@ -51,7 +51,7 @@ def handshake_limitation() -> bool:
     waiting. Raises DiagError (EOPNOTSUPP before Linux 5.18) and ExtraMissingError.
     """
     limited = False
-    for _, message in dump(SmcCommand.DUMP_HS_LIMITATION):
+    for message in dump(SmcCommand.DUMP_HS_LIMITATION):
         limited = bool(message.get("SMC_NLA_HS_LIMITATION_ENABLED", limited))
     return limited
 
