@@ -795,21 +795,21 @@ def test_card_whose_rdma_driver_is_missing(machine: Machine) -> None:
     (machine.root / "sys/class/net/eth1/device").mkdir(parents=True)
     (machine.root / "sys/class/net/eth1/device/driver").symlink_to(driver)
     card, _ = check_devices(machine)
-    assert card.fix == Fix(("modprobe", "mlx5_ib"), is_safe=True)
+    assert card.fix == Fix(("modprobe", "mlx5_ib"))
 
 
-def test_devices_of_ibm_z(machine: Machine) -> None:
-    write(machine.root / "sys/bus/pci/slots/00000010/power", "0\n")
+def test_ism_function_without_its_driver(machine: Machine) -> None:
     devices = [SmcdDevice("0000:00:00.0", "ism", "ism"), SmcdDevice("0001:00:00.0", "ism", None)]
-    findings = list(
-        check_devices(replace(machine, architecture="s390x", smcd_devices=devices, has_smcd=True))
-    )
-    assert [finding.status for finding in findings] == [
-        Status.OK,
-        Status.PROBLEM,
-        Status.WARNING,
-    ]
-    assert findings[1].fix == Fix(("modprobe", "ism"), is_safe=True)
+    bound, unbound = check_devices(replace(machine, smcd_devices=devices, has_smcd=True))
+    assert (bound.status, unbound.status) == (Status.OK, Status.PROBLEM)
+    assert unbound.fix == Fix(("modprobe", "ism"), is_safe=True)
+
+
+def test_functions_of_ibm_z_in_standby(machine: Machine) -> None:
+    for name, power in (("00000010", "0"), ("00000011", "1"), ("00000012", "0")):
+        write(machine.root / "sys/bus/pci/slots" / name / "power", f"{power}\n")
+    functions, _ = check_devices(replace(machine, architecture="s390x"))
+    assert functions.evidence == "in standby (power is 0): 00000010, 00000012"
 
 
 def test_pnet_id_of_the_hardware_is_decoded(machine: Machine) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from .._helpers import create_connection, create_server
-from .._info import Mode, SmcInfo
+from .._info import SmcInfo
 from .._reasons import Reason
 from .._socket import socket
 from ._devices import add_ueid
@@ -158,7 +158,7 @@ def check_here(machine: Machine) -> Iterator[Finding]:
         yield Finding("connection here", Status.SKIPPED, "there are no SMC sockets to connect with")
     findings: dict[Finding, list[str]] = {}
     for connection in machine.here:
-        family = "IPv6" if ":" in connection.target else "IPv4"
+        family = "IPv6" if connection.is_ipv6 else "IPv4"
         findings.setdefault(_judge_here(machine, connection), []).append(family)
     for finding, families in findings.items():
         yield replace(finding, evidence=f"{' and '.join(families)}: {finding.evidence}")
@@ -173,10 +173,8 @@ def _judge_here(machine: Machine, connection: Connection) -> Finding:
         return Finding(name, Status.OK, _evidence(connection))
     advice, fix = _explain_fallback(machine, connection)
     status = Status.PROBLEM
-    if ":" in connection.target and any(other.is_smc for other in machine.here):
+    if connection.is_ipv6 and any(other.is_smc for other in machine.here):
         status, fix = Status.WARNING, None
-        if Mode.SMCR in machine.modes_here():
-            advice = "SMC-Rv2 is for IPv4 only in this kernel: connect over IPv4"
     elif machine.usable_roce and not _is_on_loopback(machine):
         # The device is on another interface than connections within the machine.
         status = Status.WARNING
@@ -264,6 +262,8 @@ def _explain_fallback(machine: Machine, connection: Connection) -> tuple[str, Fi
         if reason.name in _NO_DEVICE:
             advice = f"SMC-Rv2 offers no device while there is no user EID: {advice}"
         return advice, fix
+    if reason.name in _NO_DEVICE and connection.is_ipv6 and machine.usable_roce:
+        return "SMC-Rv2 is IPv4 only in Linux 6.12 and before: connect over IPv4", None
     if reason.name in _NO_DEVICE and not (by_peer or machine.has_device):
         return "it is the device that is missing: see above", None
     return (

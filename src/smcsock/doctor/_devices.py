@@ -11,7 +11,7 @@ __all__ = ["add_ueid", "check_devices", "check_eids", "check_pnetids"]
 
 # Drivers of network interfaces that have RDMA in a module of its own.
 _RDMA_MODULES = {
-    "mlx4_en": "mlx4_ib",
+    "mlx4_core": "mlx4_ib",
     "mlx5_core": "mlx5_ib",
     "bnxt_en": "bnxt_re",
     "ice": "irdma",
@@ -84,15 +84,15 @@ def _ism(machine: Machine) -> Iterator[Finding]:
             yield Finding(name, Status.OK, f"{device.kind}{driver}")
     if machine.architecture not in ("s390x", "s390"):
         return
-    for slot in entries(machine.root / "sys/bus/pci/slots"):
-        if read(slot / "power") == "0":
-            yield Finding(
-                f"PCI function {slot.name}",
-                Status.WARNING,
-                "in standby (power is 0)",
-                f"if it is an ISM or RoCE function: write 1 to /sys/bus/pci/slots/{slot.name}/"
-                "power, or 'chzdev' it",
-            )
+    slots = entries(machine.root / "sys/bus/pci/slots")
+    standby = [slot.name for slot in slots if read(slot / "power") == "0"]
+    if standby and not machine.has_device:
+        yield Finding(
+            "PCI functions",
+            Status.WARNING,
+            f"in standby (power is 0): {', '.join(standby)}",
+            "if one is an ISM or RoCE function: write 1 to /sys/bus/pci/slots/FID/power",
+        )
 
 
 def _roce(machine: Machine) -> Iterator[Finding]:
@@ -133,6 +133,8 @@ def _interfaces_of(root: Path, device: str) -> list[str]:
 
 def _rdma_missing(machine: Machine) -> Iterator[Finding]:
     """Network cards that can RDMA but whose RDMA driver is not there."""
+    if machine.usable_roce:
+        return
     with_rdma = {name for device in machine.roce_devices for name in device.interfaces}
     for path in entries(machine.root / "sys/class/net"):
         driver = (path / "device/driver").resolve().name
@@ -144,7 +146,7 @@ def _rdma_missing(machine: Machine) -> Iterator[Finding]:
             Status.WARNING,
             f"driver {driver}, but no RDMA device",
             "if the card has RoCE, its driver is a module of its own",
-            Fix(("modprobe", module), is_safe=True),
+            Fix(("modprobe", module)),
         )
 
 

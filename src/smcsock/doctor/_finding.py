@@ -72,6 +72,11 @@ class Connection:
             return self.client.mode
         return Mode.TCP if self.is_smc is False else None
 
+    @property
+    def is_ipv6(self) -> bool:
+        """Whether the target is an IPv6 address."""
+        return self.target.count(":") > 1
+
 
 @dataclass(frozen=True)
 class Machine:
