@@ -41,6 +41,11 @@ exit status:
 --fix runs only commands that add what is missing and take nothing away (load a
 module, add the EID of --ueid, lift the handshake limitation), and asks before each.
 It takes root; nothing of it outlives the next boot.
+
+--json: an object; "works" is true, false or null (not found out), "summary" says it;
+"findings" have name, status (ok, problem, warning, unknown, skipped), evidence,
+advice and fix (command, is_safe); "connections" have the mode and the decline codes
+of each end that is known; "run" has the commands that --fix has run.
 """
 
 _LABELS = {
@@ -191,7 +196,7 @@ def _wrap(head: str, text: str, indent: str) -> list[str]:
         subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
-    )
+    ) or [head.rstrip()]
 
 
 def _as_json(report: Report, done: list[Fix]) -> dict[str, Any]:

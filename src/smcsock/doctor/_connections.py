@@ -242,7 +242,7 @@ def why_tcp(connection: Connection) -> str:
     reason, by_peer = _deciding_reason(connection)
     if reason is None:
         return "the connection is TCP"
-    return f"the peer declined, {reason.meaning}" if by_peer else reason.meaning
+    return f"the peer declined, '{reason.meaning}'" if by_peer else reason.meaning
 
 
 def _explain_fallback(machine: Machine, connection: Connection) -> tuple[str, Fix | None]:

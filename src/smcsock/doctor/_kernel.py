@@ -49,8 +49,7 @@ def check_kernel(machine: Machine) -> Iterator[Finding]:
     config, source = machine.config, machine.config_source
     if config is None:
         has_smc = machine.has_module or machine.modules["smc"] == "not loaded"
-        # Without modules it may be built in, or not be there at all.
-        detail = "has SMC, by its modules" if has_smc else f"none of {source} to tell more"
+        detail = "has SMC" if has_smc else f"none of {source} to tell more"
         yield Finding("kernel", Status.OK if has_smc else Status.UNKNOWN, f"{name}; {detail}")
         return
     shown = ", ".join(f"{key}={config[key]}" for key in _SHOWN if key in config)
@@ -226,8 +225,9 @@ def check_family(machine: Machine) -> Iterator[Finding]:
     if machine.refusal.errno not in (errno.EAFNOSUPPORT, errno.EPERM, errno.EACCES):
         yield Finding("AF_SMC", Status.UNKNOWN, evidence, "free descriptors or memory, try again")
     elif not machine.has_module:
+        lacking = "SMC" if machine.is_built_without_smc else "the module"
         yield Finding(
-            "AF_SMC", Status.PROBLEM, evidence, "it is SMC that the kernel lacks: see above"
+            "AF_SMC", Status.PROBLEM, evidence, f"it is {lacking} that is missing: see above"
         )
     else:
         yield Finding(
