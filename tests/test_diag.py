@@ -65,6 +65,7 @@ from smcsock.diag._errors import NOT_PERMITTED
 
 NOSMCDEV, PEERNOSMC, PEERDECL, NOUEID = 0x03030000, 0x03010000, 0x05000000, 0x03030008
 EID = "SMCSOCK.TEST-1"
+SO_NETNS_COOKIE = 71
 
 READERS: list[Callable[[], object]] = [
     system,
@@ -374,12 +375,13 @@ def test_link_group_of_an_smcr_connection(pair_ipv4: Pair) -> None:
     for sock in pair_ipv4:
         of_socket = sock.smc_info().link_group
         assert of_socket is not None
-        (link,) = [
+        link = next(
             link
             for link in links()
             if isinstance(group := groups[link.link_group], SmcrLinkGroup)
             and group.role == of_socket.role
-        ]
+            and group.connections
+        )
         assert (link.id, link.device, link.port, link.gid, link.peer_gid) == (
             of_socket.link_id,
             of_socket.device,
@@ -392,7 +394,8 @@ def test_link_group_of_an_smcr_connection(pair_ipv4: Pair) -> None:
         assert (link.peer_uid, link.uid) in uids
         group = groups[link.link_group]
         assert isinstance(group, SmcrLinkGroup)
-        assert group.net_cookie == sock.getsockopt(socket.SOL_SOCKET, 71)  # SO_NETNS_COOKIE
+        cookie = sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+        assert group.net_cookie == int.from_bytes(cookie, sys.byteorder)
         assert group.rmb_size
         assert group.sndbuf_size
         assert group.v2 is not None

@@ -30,9 +30,12 @@ columns:
   #Links                  links that use the port
   PNET-ID                 with a * if it is from the PNET table
 
---json: an object with the lists "smcd" and "smcr", whose objects have the attributes
-of smcsock.diag.SmcdDevice and SmcrDevice, and "ism_v2": whether there is a device for
-version 2 of SMC-D. What -D and -R leave out is not there.
+--json: an object; what -D and -R leave out is not there:
+  smcd: a list of objects with pci, link_groups (how many), pnetid, pnetid_by_user
+  ism_v2: whether there is a device for version 2 of SMC-D
+  smcr: a list of objects with name, pci (null for soft-RoCE), is_critical, ports
+    (number, active, interface, links, pnetid, pnetid_by_user)
+pci has id, fid, pchid, vendor, device.
 """
 
 

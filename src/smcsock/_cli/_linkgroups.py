@@ -44,9 +44,14 @@ columns:
       Sndbuf, RMB, DMB    bytes of all buffers, as far as the kernel tells
   --links  Net-Dev, Link-State, Link-UID, Peer-UID, IB-Dev, IB-P, Local-GID, Peer-GID
 
---json: an object of the lists "smcd", "smcr" and "links", whose objects have the
-attributes of smcsock.diag.SmcdLinkGroup, SmcrLinkGroup and Link; what -D and -R leave
-out is not there. GIDs of SMC-D and cookies are strings "0x...".
+--json: an object of lists; what -D, -R and -l leave out is not there:
+  smcd: id, gid, peer_gid, chid, vlan_id, connections, pnetid, sndbuf_size, dmb_size, v2
+  smcr: id, role ("client" or "server"), type, vlan_id, connections, pnetid,
+    buffer_type, net_cookie, sndbuf_size, rmb_size, v2
+  links: link_group, id, state, device, port, interface, gid, peer_gid, uid, peer_uid,
+    connections
+v2 (null for version 1 of SMC) has version, release, os, hostname, eid, and for SMC-R
+direct, max_connections, max_links. GIDs of SMC-D and cookies are strings "0x...".
 """
 
 _TYPES: dict[int, str] = {

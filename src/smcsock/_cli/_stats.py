@@ -37,11 +37,16 @@ columns of --watch:
   D-Rx, D-Tx, R-Rx, R-Tx  bytes received and sent
   Full                    how often a buffer was full, here or at the peer
 
---json: an object with the attributes of smcsock.diag.Stats: smcd and smcr (client_v1,
-client_v2, server_v1, server_v2, sent, received, sendpage, splice, cork, nodelay,
-urgent), client_handshake_errors, server_handshake_errors, client_fallbacks,
-server_fallbacks, fallbacks. With --watch one such object a line, of the interval, with
-"seconds", its length.
+--json: an object with the attributes of smcsock.diag.Stats:
+  smcd, smcr: objects with client_v1, client_v2, server_v1, server_v2 (connections by
+    role and version of SMC), sendpage, splice, cork, nodelay, urgent, and sent and
+    received: requests, bytes, request_sizes, buffer_sizes (up_to_8k ... above_1024k),
+    buffer_bytes (null if not known), full, peer_full, too_small, peer_too_small,
+    reused, allocated, downgraded
+  client_handshake_errors, server_handshake_errors, client_fallbacks, server_fallbacks
+  fallbacks: a list of objects with role ("client" or "server"), reason (code, name,
+    meaning, advice) and count
+With --watch one such object a line, of the interval, with "seconds", its length.
 """
 
 _MAX_INTERVAL = 86400.0
