@@ -156,7 +156,7 @@ def say_table(
         raise CommandError(f"{ExtraMissingError('rich')}; or use --json") from error
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *texts, strict=True)]
-    is_terminal = sys.stdout.isatty()
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
     room = shutil.get_terminal_size().columns - sum(widths[:-1]) - _GAP * len(widths[:-1])
     if is_terminal and not wide and _MIN_WIDTH <= room < widths[-1]:
         widths[-1] = room

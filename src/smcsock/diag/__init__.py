@@ -1,8 +1,8 @@
 """The kernel's SMC state: sockets, link groups, devices, counters, EIDs, PNET table.
 
-Everything but ``sockets()`` needs the extra (``pip install 'smcsock[diag]'``); reading
-needs no privilege, changing takes CAP_NET_ADMIN. What each function does by hand is in
-smcss, smcd, smcr and smc_pnet of smc-tools.
+It is what smcss, smcd, smcr and smc_pnet of smc-tools show and change. All but
+``sockets()`` needs the extra (``pip install 'smcsock[diag]'``). Reading needs no privilege,
+changing takes CAP_NET_ADMIN, and no change outlives a reboot.
 """
 
 from ._devices import Pci, Port, SmcdDevice, SmcrDevice, devices

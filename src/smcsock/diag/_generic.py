@@ -74,7 +74,7 @@ def _family_of(name: str) -> int:
     try:
         return _look_up(name)
     except OSError as error:
-        if error.errno != errno.ENOENT:
+        if error.errno not in (errno.ENOENT, errno.EPROTONOSUPPORT):
             raise diag_error(error, {}) from None
     if not has_smc():
         raise no_smc()
