@@ -802,6 +802,16 @@ def fastopen_listener(lab: Lab) -> str:
 
 
 @row
+def syn_cookies(lab: Lab) -> str:
+    require_root()
+    setting = Path("/proc/sys/net/ipv4/tcp_syncookies")
+    lab.stack.callback(setting.write_text, setting.read_text())
+    setting.write_text("2")
+    client, server = lab.pair()
+    return steps(carrier(client), carrier(server))
+
+
+@row
 def fastopen_connect(lab: Lab) -> str:
     client, listener = lab.open(), lab.listener()
     client.setsockopt(TCP, TCP_FASTOPEN_CONNECT, ON)

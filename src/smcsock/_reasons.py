@@ -34,13 +34,15 @@ _KNOWN = {
             0x01010000,
             "MEM",
             "not enough memory for the connection's buffers",
-            "lower net.smc.rmem and net.smc.wmem, or free memory",
+            "free memory; buffers of SMC-R have to be contiguous unless "
+            "net.smc.smcr_buf_type is 1 or 2",
         ),
         Reason(
             0x02010000,
             "TIMEOUT_CL",
             "the first link of the link group was not confirmed in time",
-            "check that RoCE packets pass between the two devices (rping, MTU, VLAN, firewall)",
+            "check that RoCE packets pass between the two devices (UDP port 4791, MTU, VLAN, "
+            "firewall); try rping",
         ),
         Reason(
             0x02020000,
@@ -52,14 +54,15 @@ _KNOWN = {
             0x03000000,
             "CNFERR",
             "configuration error",
-            "compare the SMC configuration of the two hosts",
+            "check the address, prefix length and VLAN of the network interface on both hosts",
         ),
         Reason(
             0x03010000,
             "PEERNOSMC",
             "the peer did not indicate SMC",
-            "use an SMC socket on the peer too (smcsock, smc_run); check that no firewall or "
-            "load balancer strips TCP option 254, and that the peer does not limit handshakes",
+            "use an SMC socket on the peer too (smcsock, smc_run); check that nothing in "
+            "between strips TCP option 254, and on the peer that net.ipv4.tcp_syncookies is "
+            "not 2 and handshakes are not limited (smcsock doctor there)",
         ),
         Reason(
             0x03020000,
@@ -72,25 +75,28 @@ _KNOWN = {
             "NOSMCDEV",
             "no SMC device was found (SMC-R or SMC-D)",
             "give the host an ISM, loopback-ism or RoCE device, with the PNET ID of the "
-            "network interface that the connection uses; SMC-Rv2 may need IPv4",
+            "network interface that the connection uses; SMC-Rv2 takes a user EID that both "
+            "hosts have (smcsock ueid add NAME) and, in Linux 6.12 and before, IPv4",
         ),
         Reason(
             0x03030001,
             "NOSMCDDEV",
             "no SMC-D device was found",
-            "give the host an ISM device with the PNET ID of the network interface",
+            "give the host an ISM device that reaches the peer's, with the PNET ID of the "
+            "network interface or an EID that both hosts have (smcsock ueid add NAME)",
         ),
         Reason(
             0x03030002,
             "NOSMCRDEV",
             "no SMC-R device was found",
-            "give the host a RoCE device with the PNET ID of the network interface",
+            "give the host a RoCE device whose port is active, with the PNET ID of the "
+            "network interface that the connection uses",
         ),
         Reason(
             0x03030003,
             "NOISM2SUPP",
-            "the hardware does not support ISMv2",
-            "use SMC-Dv1 within one subnet, or a machine with ISMv2",
+            "the host has no device for SMC-D version 2",
+            "give it an ISMv2 or loopback-ism device, or use SMC-Dv1: one subnet, and PNET IDs",
         ),
         Reason(
             0x03030004,
@@ -108,7 +114,8 @@ _KNOWN = {
             0x03030006,
             "NOSEID",
             "the peer sent no system EID",
-            "enable the system EID on the peer (smcd seid enable), or give both a common UEID",
+            "enable the system EID on the peer (smcsock seid enable), or give both hosts a "
+            "common user EID (smcsock ueid add NAME)",
         ),
         Reason(
             0x03030007,
@@ -120,7 +127,7 @@ _KNOWN = {
             0x03030008,
             "NOUEID",
             "the peer sent no user EID",
-            "add a common UEID on both hosts (smcd ueid add, smcr ueid add)",
+            "add a common user EID on both hosts (smcsock ueid add NAME)",
         ),
         Reason(
             0x03030009,
@@ -150,19 +157,22 @@ _KNOWN = {
             0x03050000,
             "RMBE_EC",
             "the peer puts an eye catcher into its RMBEs",
-            "check the peer's SMC configuration",
+            "have the peer work without them, as Linux does",
         ),
         Reason(
             0x03060000,
             "OPTUNSUPP",
             "the socket uses an option that SMC does not support, TCP Fast Open",
-            "do not set TCP_FASTOPEN* options and do not send with MSG_FASTOPEN",
+            "do not set TCP_FASTOPEN* options nor send with MSG_FASTOPEN; before connect, do "
+            "not set IP_MULTICAST_LOOP, IPV6_MTU_DISCOVER or IPV6_FLOWINFO_SEND, which SMC "
+            "takes for them",
         ),
         Reason(
             0x03070000,
             "DIFFPREFIX",
             "the two hosts are in different subnets",
-            "use SMC version 2, which routes (a common UEID on both hosts), or one subnet",
+            "use SMC version 2, which routes: a common user EID on both hosts (smcsock ueid "
+            "add NAME); or use one subnet",
         ),
         Reason(
             0x03080000,
@@ -228,13 +238,13 @@ _KNOWN = {
             0x09990000,
             "INTERR",
             "internal error",
-            "look into the kernel log",
+            "look into the kernel log, and at the state of the device",
         ),
         Reason(
             0x09990001,
             "ERR_RTOK",
             "the RDMA token of the peer's buffer was not accepted",
-            "look into the kernel log",
+            "close connections to that peer: a link group has room for 255 buffers of the peer",
         ),
         Reason(
             0x09990002,
@@ -245,8 +255,9 @@ _KNOWN = {
         Reason(
             0x09990003,
             "ERR_REGBUF",
-            "the buffers could not be registered with the RDMA device",
-            "check the memory lock limits and the state of the RoCE device",
+            "the buffers could not be registered with the RDMA device, or the peer did not "
+            "confirm them",
+            "check the state of the RoCE device and its port, and the kernel log of both hosts",
         ),
     )
 }

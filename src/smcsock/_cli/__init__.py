@@ -12,19 +12,48 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import _echo, _info
+from . import (
+    _devices,
+    _doctor,
+    _echo,
+    _hs_limit,
+    _info,
+    _linkgroups,
+    _pnet,
+    _seid,
+    _ss,
+    _stats,
+    _system,
+    _ueid,
+)
 from ._common import CommandError, ExitCode, OutputError, complain, explain, flush
 
 __all__ = ["main"]
 
-_COMMANDS = (_echo, _info)
+_COMMANDS = (
+    _echo,
+    _info,
+    _doctor,
+    _ss,
+    _linkgroups,
+    _devices,
+    _stats,
+    _system,
+    _ueid,
+    _seid,
+    _pnet,
+    _hs_limit,
+)
 
 _EPILOG = """\
 exit status:
   0    fine
-  1    failed: a network error, a wrong echo; 'info': SMC cannot be used here
+  1    failed: a network error, a wrong echo; 'info': SMC cannot be used here;
+       'doctor': SMC does not work
   2    wrong usage
   3    SMC was required, but the kernel has none or the connection fell back
+  4    not permitted: it takes CAP_NET_ADMIN
+  5    'doctor': whether SMC works could not be found out
   130  interrupted by Ctrl-C
   141  the reader of the output has gone
 

@@ -1,13 +1,43 @@
 """Host names to addresses, and addresses to text."""
 
+import argparse
 import socket
 from typing import Any
 
 from ._common import CommandError, explain
 
-__all__ = ["format_address", "resolve"]
+__all__ = ["DEFAULT_PORT", "format_address", "parse_port", "resolve", "split_address"]
+
+DEFAULT_PORT = 4343
+"""Of the echo server, and so of whoever looks for one."""
 
 _KIND = {socket.AF_UNSPEC: "an", socket.AF_INET: "an IPv4", socket.AF_INET6: "an IPv6"}
+
+
+def parse_port(text: str) -> int:
+    """A port number, for argparse."""
+    if not (text.isascii() and text.isdigit() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"not a port number (0 to 65535): {text!r}")
+    return int(text)
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """HOST, HOST:PORT, [ADDR], [ADDR]:PORT or an IPv6 address, for argparse: host and port."""
+    host, port = text, ""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise argparse.ArgumentTypeError(f"not [ADDR]:PORT: {text!r}")
+        port = rest[1:] if rest else str(DEFAULT_PORT)
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    else:
+        port = str(DEFAULT_PORT)
+    if not host:
+        raise argparse.ArgumentTypeError("the address is empty")
+    if parse_port(port) == 0:
+        raise argparse.ArgumentTypeError("nobody can connect to port 0")
+    return host, parse_port(port)
 
 
 def resolve(host: str, port: int, family: int) -> list[tuple[socket.AddressFamily, Any]]:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import math
 import os
 import sys
 from enum import IntEnum
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
+_MAX_TIMEOUT = 1e6  # seconds; what the kernel can take, rounded down
+
 __all__ = [
     "CommandError",
     "ExitCode",
@@ -18,6 +21,7 @@ __all__ = [
     "complain",
     "explain",
     "flush",
+    "parse_timeout",
     "say",
 ]
 
@@ -29,6 +33,8 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     NO_SMC = 3
+    NOT_PERMITTED = 4
+    UNKNOWN = 5
     INTERRUPTED = 130
     OUTPUT_GONE = 141
 
@@ -82,3 +88,16 @@ def explain(error: BaseException) -> str:
         return os.strerror(errno.ETIMEDOUT)
     text = error.strerror if isinstance(error, OSError) else None
     return text or str(error) or type(error).__name__
+
+
+def parse_timeout(text: str) -> float:
+    """A number of seconds, for argparse."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= _MAX_TIMEOUT:
+        raise argparse.ArgumentTypeError(
+            f"not a number of seconds above 0 and up to {_MAX_TIMEOUT:g}: {text!r}"
+        )
+    return seconds

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import errno
-import math
 import os
 import signal
 import socket as _stdlib
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .. import FallbackError, SMCUnsupportedError, create_connection, create_server, socket
 from .._errors import NO_SMC
-from ._address import format_address, resolve
-from ._common import CommandError, ExitCode, complain, explain, say
+from ._address import DEFAULT_PORT, format_address, parse_port, resolve
+from ._common import CommandError, ExitCode, complain, explain, parse_timeout, say
 from ._mode import mode_of, refusal
 
 if TYPE_CHECKING:
@@ -27,10 +26,8 @@ __all__ = ["add"]
 
 Fallback: TypeAlias = Literal["tcp", "error"]
 
-_PORT = 4343
 _MESSAGE = "Hello, world"
 _TIMEOUT = 30.0  # seconds; an SMC handshake may wait for its peer for more than 10
-_MAX_TIMEOUT = 1e6  # what the kernel can take, rounded down
 
 # The smallest buffer that SMC has. The client waits for the echo of each chunk: if it
 # did not, it and the server could both wait for the other one to receive.
@@ -92,15 +89,15 @@ def add(commands: "Commands") -> None:
     parser.add_argument(
         "-p",
         "--port",
-        type=_port,
-        help=f"of the server ({_PORT}; alone: a free one); with --server, 0 picks a free one",
+        type=parse_port,
+        help=f"of the server ({DEFAULT_PORT}; alone: a free one); with --server, 0 is a free one",
     )
     parser.add_argument(
         "-m", "--message", metavar="TEXT", help=f'what the client sends ("{_MESSAGE}")'
     )
     parser.add_argument(
         "--timeout",
-        type=_timeout,
+        type=parse_timeout,
         metavar="SECONDS",
         help=f"for each step of the client ({_TIMEOUT:g})",
     )
@@ -124,24 +121,6 @@ def _host(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("the address is empty")
     return text
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 65536):
-        raise argparse.ArgumentTypeError(f"not a port number (0 to 65535): {text!r}")
-    return int(text)
-
-
-def _timeout(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= _MAX_TIMEOUT:
-        raise argparse.ArgumentTypeError(
-            f"not a number of seconds above 0 and up to {_MAX_TIMEOUT:g}: {text!r}"
-        )
-    return seconds
 
 
 def _fallback(text: str) -> str:
@@ -242,7 +221,7 @@ def _connect(
 
 
 def _run_client(options: argparse.Namespace, fallback: Fallback) -> ExitCode:
-    port = _PORT if options.port is None else options.port
+    port = DEFAULT_PORT if options.port is None else options.port
     addresses = [address for _, address in resolve(options.client, port, options.family)]
     timeout = options.timeout or _TIMEOUT
     sock, peer = _connect(addresses, timeout, options.require_smc, fallback)
@@ -259,7 +238,7 @@ def _run_server(options: argparse.Namespace, fallback: Fallback) -> ExitCode:
             options.family == _stdlib.AF_UNSPEC and not _stdlib.has_dualstack_ipv6()
         )
         host = "0.0.0.0" if only_ipv4 else "::"
-    port = _PORT if options.port is None else options.port
+    port = DEFAULT_PORT if options.port is None else options.port
     with _exit_on_sigterm(), _listen(host, port, options.family, fallback) as listener:
         server = _Server(listener, require_smc=options.require_smc, once=options.once)
         say(f"listening on {format_address(listener.getsockname())}")

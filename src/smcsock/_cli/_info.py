@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING
 
 from .. import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SMCPROTO_SMC, SMCPROTO_SMC6, SOL_SMC, socket
 from .._errors import NO_SMC
+from .._machine import (
+    LOADED,
+    RoceDevice,
+    SmcdDevice,
+    module_state,
+    smcd_devices,
+    smcr_devices,
+    sysctls,
+)
 from ._common import ExitCode, explain, say
 
 if TYPE_CHECKING:
     from ._common import Commands
 
-__all__ = ["Answer", "Report", "RoceDevice", "SmcdDevice", "add", "collect"]
+__all__ = ["Answer", "Report", "add", "collect"]
 
 _DESCRIPTION = """\
 Shows what the kernel offers for SMC: the socket family, IPPROTO_SMC, the modules
@@ -32,11 +41,6 @@ exit status:
   1    they cannot
 """
 
-# The ISM device of IBM Z and LinuxONE, as drivers/s390/net/ism_drv.c has it.
-_ISM = ("0x1014", "0x04ed")
-
-_PRESENT = ("loaded", "built in")
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -44,26 +48,6 @@ class Answer:
 
     available: bool
     error: str | None = None
-
-
-@dataclass(frozen=True)
-class RoceDevice:
-    """A port of an RDMA device; SMC-R can use it if the link layer is Ethernet."""
-
-    name: str
-    port: int
-    state: str
-    link_layer: str
-    interfaces: list[str]
-
-
-@dataclass(frozen=True)
-class SmcdDevice:
-    """A device for SMC-D, as far as /sys shows it; ``kind`` is "ism" or "dibs"."""
-
-    name: str
-    kind: str
-    driver: str | None
 
 
 @dataclass(frozen=True)
@@ -125,7 +109,7 @@ def collect(root: Path = Path("/")) -> Report:
     ipproto_smc = _ask(lambda: _stdlib.socket(_stdlib.AF_INET, _stdlib.SOCK_STREAM, IPPROTO_SMC))
     diag, limit_handshakes = _ask_socket() if af_smc.available else (None, None)
     # Last of all: the sockets above may have made the kernel load its modules.
-    modules = {name: _module(root, name) for name in ("smc", "smc_diag")}
+    modules = {name: module_state(root, name) for name in ("smc", "smc_diag")}
     system = os.uname()
     return Report(
         release=system.release,
@@ -136,9 +120,9 @@ def collect(root: Path = Path("/")) -> Report:
         modules=modules,
         diag=diag,
         limit_handshakes=limit_handshakes,
-        smcd_devices=_smcd_devices(root),
-        smcr_devices=_smcr_devices(root),
-        sysctls=_sysctls(root),
+        smcd_devices=smcd_devices(root),
+        smcr_devices=smcr_devices(root),
+        sysctls=sysctls(root),
         advice=_advice(af_smc, diag, modules),
     )
 
@@ -170,74 +154,9 @@ def _ask_socket() -> tuple[Answer, bool | None]:
             return diag, None
 
 
-def _read(path: Path) -> str | None:
-    """The text of a file in /proc or /sys without the line end; None if there is none."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
-
-
-def _entries(path: Path) -> list[Path]:
-    """The entries of a directory, sorted; none if it is not there."""
-    try:
-        return sorted(path.iterdir())
-    except OSError:
-        return []
-
-
-def _module(root: Path, name: str) -> str:
-    if (root / "sys/module" / name / "initstate").exists():
-        return "loaded"
-    directory = root / "lib/modules" / os.uname().release
-    for index, state in (("modules.builtin", "built in"), ("modules.dep", "not loaded")):
-        for line in (_read(directory / index) or "").splitlines():
-            if Path(line.partition(":")[0]).name.partition(".")[0] == name:
-                return state
-    return "built in" if (root / "sys/module" / name).exists() else "not found"
-
-
-def _smcd_devices(root: Path) -> list[SmcdDevice]:
-    devices = []
-    for path in _entries(root / "sys/bus/pci/devices"):
-        if (_read(path / "vendor"), _read(path / "device")) == _ISM:
-            driver = (path / "driver").resolve().name if (path / "driver").exists() else None
-            devices.append(SmcdDevice(path.name, "ism", driver))
-    # Newer kernels list ISM and loopback devices in a class of their own.
-    devices += [SmcdDevice(path.name, "dibs", None) for path in _entries(root / "sys/class/dibs")]
-    return devices
-
-
-def _smcr_devices(root: Path) -> list[RoceDevice]:
-    devices = []
-    for device in _entries(root / "sys/class/infiniband"):
-        for port in _entries(device / "ports"):
-            # Unused entries of the GID table give EINVAL.
-            names = (_read(entry) for entry in _entries(port / "gid_attrs/ndevs"))
-            devices.append(
-                RoceDevice(
-                    name=device.name,
-                    port=int(port.name),
-                    state=(_read(port / "state") or "unknown").rpartition(": ")[2],
-                    link_layer=_read(port / "link_layer") or "unknown",
-                    interfaces=sorted({name for name in names if name}),
-                )
-            )
-    return devices
-
-
-def _sysctls(root: Path) -> dict[str, int | str] | None:
-    values = {path.name: _read(path) for path in _entries(root / "proc/sys/net/smc")}
-    return {
-        name: int(value) if value.lstrip("-").isdecimal() else value
-        for name, value in values.items()
-        if value is not None
-    } or None
-
-
 def _advice(af_smc: Answer, diag: Answer | None, modules: dict[str, str]) -> str | None:
     if not af_smc.available:
-        if af_smc.error != os.strerror(errno.EAFNOSUPPORT) or modules["smc"] in _PRESENT:
+        if af_smc.error != os.strerror(errno.EAFNOSUPPORT) or modules["smc"] in LOADED:
             return (
                 "this process may not open SMC sockets: look at what confines it (a container, "
                 "seccomp, SELinux, RestrictAddressFamilies= of a systemd service)"

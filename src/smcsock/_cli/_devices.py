@@ -1,0 +1,118 @@
+"""smcsock devices: the devices for SMC, as smcd device and smcr device show them."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..diag import Port, SmcdDevice, SmcrDevice, devices, system
+from ._common import ExitCode, say
+from ._diag import Cell, add_command, add_json, kernel_errors, say_json, say_table
+
+if TYPE_CHECKING:
+    from ._common import Commands
+
+__all__ = ["add"]
+
+_DESCRIPTION = """\
+Shows the devices that the kernel's SMC can use, as 'smcd device' and 'smcr device' of
+smc-tools do. The kernel does not list loopback-ism, but tells that there is a device
+for version 2 of SMC-D.
+"""
+
+_EPILOG = """\
+columns:
+  FID, PCI-ID, PCHID      PCI function, on IBM Z with its function ID and PCHID
+                          (hexadecimal)
+  Type                    ISM, RoCE_Express2, ... or the PCI device ID
+  InUse, #LGs             whether link groups use the device, and how many (SMC-D)
+  Net-Dev                 network interface
+  IB-Dev, IB-P, IB-State  RDMA device, its port, the port's state
+  Crit                    whether link groups have no other device
+  #Links                  links that use the port
+  PNET-ID                 with a * if it is from the PNET table
+
+--json: an object; what -D and -R leave out is not there:
+  smcd: a list of objects with pci, link_groups (how many), pnetid, pnetid_by_user
+  ism_v2: whether there is a device for version 2 of SMC-D
+  smcr: a list of objects with name, pci (null for soft-RoCE), is_critical, ports
+    (number, active, interface, links, pnetid, pnetid_by_user)
+pci has id, fid, pchid, vendor, device.
+"""
+
+
+def add(commands: "Commands") -> None:
+    """Adds the command to the command line."""
+    parser = add_command(
+        commands, "devices", "show devices (smcd, smcr device)", _DESCRIPTION, _EPILOG
+    )
+    parser.set_defaults(run=_run, fail=parser.error)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("-D", "--smcd", action="store_true", help="SMC-D only")
+    which.add_argument("-R", "--smcr", action="store_true", help="SMC-R only")
+    add_json(parser)
+
+
+def _run(options: argparse.Namespace) -> ExitCode:
+    with kernel_errors():
+        found = devices()
+        ism_v2 = system().ism_v2
+    smcd = [device for device in found if isinstance(device, SmcdDevice)]
+    smcr = [device for device in found if isinstance(device, SmcrDevice)]
+    if options.json:
+        say_json(
+            {
+                **({} if options.smcr else {"smcd": smcd, "ism_v2": ism_v2}),
+                **({} if options.smcd else {"smcr": smcr}),
+            }
+        )
+        return ExitCode.OK
+    if not options.smcr:
+        say("SMC-D")
+        headers = ["FID", "Type", "PCI-ID", "PCHID", "InUse", "#LGs", "PNET-ID"]
+        say_table(headers, list(map(_smcd, smcd)))
+        if ism_v2 and not smcd:
+            say("(There is loopback-ism, which the kernel does not list.)")
+    if not (options.smcd or options.smcr):
+        say("")
+    if not options.smcd:
+        say("SMC-R")
+        headers = ["Net-Dev", "IB-Dev", "IB-P", "IB-State", "Type", "Crit"]
+        headers += ["FID", "PCI-ID", "PCHID", "#Links", "PNET-ID"]
+        say_table(headers, [_smcr(device, port) for device in smcr for port in device.ports])
+    return ExitCode.OK
+
+
+def _smcd(device: SmcdDevice) -> list[Cell]:
+    return [
+        f"{device.pci.fid:04x}",
+        device.pci.type,
+        device.pci.id,
+        f"{device.pci.pchid:04x}",
+        _yes_no(device.in_use),
+        device.link_groups,
+        _pnetid(device),
+    ]
+
+
+def _smcr(device: SmcrDevice, port: Port) -> list[Cell]:
+    pci = device.pci
+    return [
+        port.interface or "",
+        device.name,
+        port.number,
+        "ACTIVE" if port.active else "INACTIVE",
+        pci.type if pci else "",
+        _yes_no(device.is_critical),
+        f"{pci.fid:04x}" if pci else "",
+        pci.id if pci else "",
+        f"{pci.pchid:04x}" if pci else "",
+        port.links,
+        _pnetid(port),
+    ]
+
+
+def _yes_no(value: bool) -> str:
+    return "Yes" if value else "No"
+
+
+def _pnetid(owner: SmcdDevice | Port) -> str:
+    return f"*{owner.pnetid}" if owner.pnetid_by_user else owner.pnetid

@@ -1,0 +1,42 @@
+"""smcsock seid: the system enterprise ID, as smcd seid has it."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..diag import disable_seid, enable_seid, seid
+from ._common import ExitCode
+from ._diag import add_action, add_actions, add_command, kernel_errors, say_json, say_table
+
+if TYPE_CHECKING:
+    from ._common import Commands
+
+__all__ = ["add"]
+
+_DESCRIPTION = """\
+Shows, enables and disables the system enterprise ID (SEID) of this host, as 'smcd seid'
+of smc-tools does. Only IBM Z has one. To disable it takes a user-defined EID, see
+'smcsock ueid'. Changes take CAP_NET_ADMIN and do not outlive a reboot.
+"""
+
+_EPILOG = """\
+--json: an object with "name" (null off IBM Z) and "enabled".
+"""
+
+
+def add(commands: "Commands") -> None:
+    """Adds the command to the command line."""
+    parser = add_command(commands, "seid", "the system EID (smcd seid)", _DESCRIPTION, _EPILOG)
+    actions = add_actions(parser, _show)
+    add_action(actions, "enable", "use the SEID", lambda _: enable_seid())
+    add_action(actions, "disable", "do not use the SEID", lambda _: disable_seid())
+
+
+def _show(options: argparse.Namespace) -> ExitCode:
+    with kernel_errors():
+        found = seid()
+    if options.json:
+        say_json(found)
+    else:
+        state = "enabled" if found.enabled else "disabled"
+        say_table(["SEID", "State"], [[found.name or "n/a", state if found.name else "n/a"]])
+    return ExitCode.OK

@@ -1,0 +1,57 @@
+"""smcsock system: what the kernel's SMC can do, as smcd info shows it."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..diag import SmcdDevice, devices, system
+from ._common import ExitCode
+from ._diag import add_command, add_json, kernel_errors, say_json, say_table
+
+if TYPE_CHECKING:
+    from ._common import Commands
+
+__all__ = ["add"]
+
+_DESCRIPTION = """\
+Shows what the kernel's SMC can do, as 'smcd info' of smc-tools does. See 'smcsock info'
+for whether there is SMC at all.
+"""
+
+_EPILOG = """\
+--json: an object with the attributes of smcsock.diag.System: version, release, ism_v2,
+smcr_v2, hostname, seid (null off IBM Z).
+"""
+
+
+def add(commands: "Commands") -> None:
+    """Adds the command to the command line."""
+    parser = add_command(
+        commands, "system", "show what the kernel's SMC can do (smcd info)", _DESCRIPTION, _EPILOG
+    )
+    parser.set_defaults(run=_run, fail=parser.error)
+    add_json(parser)
+
+
+def _run(options: argparse.Namespace) -> ExitCode:
+    with kernel_errors():
+        found = system()
+        listed = devices() if not options.json else []
+    if options.json:
+        say_json(found)
+        return ExitCode.OK
+    smcd = [device for device in listed if isinstance(device, SmcdDevice)]
+    ism = [text for text, has in (("v1", bool(smcd)), ("v2", found.ism_v2)) if has]
+    roce = [device.name for device in listed if not isinstance(device, SmcdDevice)]
+    say_table(
+        ("Kernel", ""),
+        [
+            ("SMC Version", f"{found.version}.{found.release}"),
+            ("SMC Hostname", found.hostname or "n/a"),
+            ("SMC-D Features", "v1 v2" if found.version >= 2 else "v1"),
+            ("SMC-R Features", "v1 v2" if found.smcr_v2 else "v1"),
+            ("SEID", found.seid or "n/a"),
+            ("ISM", " ".join(ism) or "n/a"),
+            ("RoCE", " ".join(roce) or "n/a"),
+        ],
+    )
+    return ExitCode.OK

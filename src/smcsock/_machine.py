@@ -1,0 +1,115 @@
+"""What /proc, /sys and /lib/modules tell about SMC, to any user.
+
+``root`` is the directory that has them: "/", or that of another system.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "LOADED",
+    "RoceDevice",
+    "SmcdDevice",
+    "entries",
+    "module_state",
+    "read",
+    "smcd_devices",
+    "smcr_devices",
+    "sysctls",
+]
+
+# The ISM device of IBM Z and LinuxONE, as drivers/s390/net/ism_drv.c has it.
+_ISM = ("0x1014", "0x04ed")
+
+LOADED = ("loaded", "built in")
+"""The states of a module that the kernel has."""
+
+
+@dataclass(frozen=True)
+class RoceDevice:
+    """A port of an RDMA device; SMC-R can use it if the link layer is Ethernet."""
+
+    name: str
+    port: int
+    state: str
+    link_layer: str
+    interfaces: list[str]
+
+
+@dataclass(frozen=True)
+class SmcdDevice:
+    """A device for SMC-D, as far as /sys shows it; ``kind`` is "ism" or "dibs"."""
+
+    name: str
+    kind: str
+    driver: str | None
+
+
+def read(path: Path) -> str | None:
+    """The text of a file in /proc or /sys without the line end; None if there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def entries(path: Path) -> list[Path]:
+    """The entries of a directory, sorted; none if it is not there."""
+    try:
+        return sorted(path.iterdir())
+    except OSError:
+        return []
+
+
+def module_state(root: Path, name: str) -> str:
+    """Of a kernel module: "loaded", "built in", "not loaded" (but installed), "not found"."""
+    if (root / "sys/module" / name / "initstate").exists():
+        return "loaded"
+    directory = root / "lib/modules" / os.uname().release
+    for index, state in (("modules.builtin", "built in"), ("modules.dep", "not loaded")):
+        for line in (read(directory / index) or "").splitlines():
+            if Path(line.partition(":")[0]).name.partition(".")[0] == name:
+                return state
+    return "built in" if (root / "sys/module" / name).exists() else "not found"
+
+
+def smcd_devices(root: Path) -> list[SmcdDevice]:
+    """The devices for SMC-D that show in /sys; loopback-ism need not."""
+    devices = []
+    for path in entries(root / "sys/bus/pci/devices"):
+        if (read(path / "vendor"), read(path / "device")) == _ISM:
+            driver = (path / "driver").resolve().name if (path / "driver").exists() else None
+            devices.append(SmcdDevice(path.name, "ism", driver))
+    # Newer kernels list ISM and loopback devices in a class of their own.
+    devices += [SmcdDevice(path.name, "dibs", None) for path in entries(root / "sys/class/dibs")]
+    return devices
+
+
+def smcr_devices(root: Path) -> list[RoceDevice]:
+    """The ports of all RDMA devices."""
+    devices = []
+    for device in entries(root / "sys/class/infiniband"):
+        for port in entries(device / "ports"):
+            # Unused entries of the GID table give EINVAL.
+            names = (read(entry) for entry in entries(port / "gid_attrs/ndevs"))
+            devices.append(
+                RoceDevice(
+                    name=device.name,
+                    port=int(port.name),
+                    state=(read(port / "state") or "unknown").rpartition(": ")[2],
+                    link_layer=read(port / "link_layer") or "unknown",
+                    interfaces=sorted({name for name in names if name}),
+                )
+            )
+    return devices
+
+
+def sysctls(root: Path) -> dict[str, int | str] | None:
+    """The values of net.smc.*; None where the kernel has none."""
+    values = {path.name: read(path) for path in entries(root / "proc/sys/net/smc")}
+    return {
+        name: int(value) if value.lstrip("-").isdecimal() else value
+        for name, value in values.items()
+        if value is not None
+    } or None

@@ -1,0 +1,562 @@
+"""The commands for smcsock.diag: what they print and how they end."""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import pty
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from conftest import SMC, SMC6
+from test_diag import (
+    EID,
+    changing,
+    needs_no_kernel,
+    only_in,
+    own_pnet_table,
+    own_ueids,
+    raw_dump,
+    without_smc,
+)
+from test_smc_info import NOBODY, in_child, need_root
+from test_socket import LIMIT, Pair
+from test_socket import time_limit as time_limit
+
+from smcsock import Mode, State, _cli, diag
+from smcsock._cli import main
+from smcsock._cli._common import ExitCode
+from smcsock._cli._diag import say_table
+from smcsock.diag._errors import NOT_PERMITTED as NOT_PERMITTED_TEXT
+
+__all__ = ["changing", "own_pnet_table", "own_ueids"]
+
+SHOWING = ["ss", "linkgroups", "devices", "stats", "system", "ueid", "seid", "pnet", "hs-limit"]
+CHANGING = [
+    f"ueid add {EID}",
+    f"ueid del {EID}",
+    "ueid flush",
+    "seid enable",
+    "seid disable",
+    "pnet add TESTNET -I lo",
+    "pnet del TESTNET",
+    "pnet flush",
+    "hs-limit enable",
+    "hs-limit disable",
+]
+OK, FAILED, USAGE, NO_SMC, NOT_PERMITTED, INTERRUPTED, OUTPUT_GONE = 0, 1, 2, 3, 4, 130, 141
+
+showing = pytest.mark.parametrize("command", SHOWING)
+
+
+class Shell:
+    """Runs commands in this process."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self._capture = capture
+
+    def run(self, command: str) -> tuple[int, str, str]:
+        """Exit status, output and errors."""
+        self._capture.readouterr()
+        try:
+            status = main(command.split())
+        except SystemExit as exit:
+            status = int(exit.code or 0)
+        out, err = self._capture.readouterr()
+        return status, out, err
+
+    def output(self, command: str) -> str:
+        status, out, err = self.run(command)
+        assert (status, err) == (OK, "")
+        return out
+
+    def lines(self, command: str) -> list[str]:
+        return self.output(command).splitlines()
+
+    def json(self, command: str) -> Any:
+        return json.loads(self.output(f"{command} --json"))
+
+
+@pytest.fixture(scope="session")
+def parser() -> argparse.ArgumentParser:
+    return _cli._parser()
+
+
+@pytest.fixture
+def shell(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    parser: argparse.ArgumentParser,
+) -> Shell:
+    # A guest takes a second to make one.
+    monkeypatch.setattr(_cli, "_parser", lambda: parser)
+    return Shell(capsys)
+
+
+@pytest.fixture
+def pair(smc_mode: Mode) -> Iterator[Pair]:
+    with SMC.pair() as sockets:
+        yield sockets
+
+
+def inode_of(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
+
+
+# ----- ss
+
+
+def test_ss_as_json_agrees_with_a_raw_dump(shell: Shell, pair: Pair) -> None:
+    with SMC6.listener(), SMC.open():
+        shown = shell.json("ss -a")
+        expected = {raw.inode: raw for raw in raw_dump()}
+    assert {entry["inode"] for entry in shown} == set(expected)
+    for entry in shown:
+        raw = expected[entry["inode"]]
+        assert (entry["family"], entry["uid"]) == (raw.family, raw.uid)
+        assert entry["state"] == State(raw.state).name
+        reasons = (
+            (entry["reason"] or {}).get("code", 0),
+            (entry["peer_reason"] or {}).get("code", 0),
+        )
+        assert reasons == raw.reasons
+        ports = tuple(entry[end][1] if entry[end] else 0 for end in ("local", "peer"))
+        assert ports == raw.ports
+        if entry["mode"]:
+            assert {"TCP": 1, "SMC-D": 2, "SMC-R": 0}[entry["mode"]] == raw.mode
+
+
+def test_ss_shows_a_connection_in_a_line(shell: Shell, pair: Pair, smc_mode: Mode) -> None:
+    header, *rows = shell.lines("ss")
+    assert header.split("  ")[0] == "State"
+    for sock in pair:
+        (row,) = [row.split() for row in rows if row.split()[2] == str(inode_of(sock))]
+        host, port = sock.getsockname()
+        peer_host, peer_port = sock.getpeername()
+        assert row[:2] == ["ACTIVE", "0"]
+        assert row[3:5] == [f"{host}:{port}", f"{peer_host}:{peer_port}"]
+        assert row[5] == {Mode.SMCD: "SMCD", Mode.SMCR: "SMCR", Mode.TCP: "TCP"}[smc_mode]
+
+
+def test_ss_tells_the_reason_of_a_fallback(shell: Shell, smc_mode: Mode) -> None:
+    with SMC.listener() as listener, SMC.tcp_socket() as client:
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+        with server:
+            (line,) = [line for line in shell.lines("ss") if f" {inode_of(server)} " in line]
+    assert line.endswith("TCP   0x03010000 PEERNOSMC: the peer did not indicate SMC")
+
+
+@pytest.mark.parametrize(
+    ("options", "states"),
+    [
+        ("", ["connected"]),
+        ("-a", ["connected", "listening", "new"]),
+        ("-l", ["listening"]),
+        ("-D", ["SMC-D"]),
+        ("-R", ["SMC-R"]),
+        ("-a -D", ["SMC-D"]),
+        ("-a -R", ["SMC-R"]),
+    ],
+)
+def test_ss_shows_what_is_asked_for(
+    options: str, states: list[str], shell: Shell, pair: Pair, smc_mode: Mode
+) -> None:
+    with SMC.listener() as listener, SMC.open() as new:
+        known = {
+            inode_of(new): {"new"},
+            inode_of(listener): {"listening"},
+            **{inode_of(sock): {"connected", str(smc_mode)} for sock in pair},
+        }
+        shown = {entry["inode"] for entry in shell.json(f"ss {options}")}
+        rows = shell.lines(f"ss {options}")[1:]
+    expected = {inode for inode, kinds in known.items() if kinds & set(states)}
+    assert shown & set(known) == expected
+    assert {int(row.split()[2]) for row in rows} == shown
+
+
+def test_ss_shows_buffers_and_cursors(shell: Shell, pair: Pair, smc_mode: Mode) -> None:
+    client, server = pair
+    client.sendall(b"x" * 0x123)
+    assert server.recv(0x123, socket.MSG_WAITALL)
+    header, *rows = shell.lines("ss -d")
+    assert "Shutd  Token     Sndbuf  Rcvbuf  Peerbuf  rxprod-Cursor" in header or (
+        smc_mode is Mode.TCP
+    )
+    (row,) = [row.split() for row in rows if f" {inode_of(server)} " in row]
+    connection = server.smc_info().connection
+    if connection:
+        assert row[6:11] == [
+            "<->",
+            f"{connection.token:08x}",
+            str(connection.sndbuf_size),
+            str(connection.rmbe_size),
+            str(connection.peer_rmbe_size),
+        ]
+        assert row[11] == "0000:00000123"
+
+
+def test_ss_shows_dmbs(shell: Shell, pair: Pair, smc_mode: Mode) -> None:
+    if smc_mode is not Mode.SMCD:
+        pytest.skip("needs SMC-D")
+    rows = shell.lines("ss -D")[1:]
+    for sock in pair:
+        dmb = sock.smc_info().dmb
+        assert dmb is not None
+        (row,) = [row.split() for row in rows if f" {inode_of(sock)} " in row]
+        assert [int(cell, 16) for cell in row[6:]] == [
+            dmb.gid,
+            dmb.token,
+            dmb.peer_gid,
+            dmb.peer_token,
+            dmb.link_id,
+        ]
+
+
+def test_ss_shows_links(shell: Shell, pair: Pair, smc_mode: Mode) -> None:
+    if smc_mode is not Mode.SMCR:
+        pytest.skip("needs SMC-R")
+    rows = shell.lines("ss -R")[1:]
+    for sock, role in zip(pair, ("CLNT", "SERV"), strict=True):
+        link = sock.smc_info().link_group
+        assert link is not None
+        (row,) = [row.split() for row in rows if f" {inode_of(sock)} " in row]
+        assert row[6:] == [
+            role,
+            link.device,
+            f"{link.port:02x}",
+            f"{link.link_id:02x}",
+            link.gid,
+            link.peer_gid,
+        ]
+
+
+# ----- the others
+
+
+def test_link_groups_and_links(shell: Shell, pair: Pair, smc_mode: Mode) -> None:
+    groups = diag.link_groups()
+    shown = shell.json("linkgroups")
+    assert sorted(shown) == ["links", "smcd", "smcr"]
+    assert [group["id"] for group in shown["smcd"] + shown["smcr"]] == [g.id for g in groups]
+    assert len(shown["links"]) == len(diag.links())
+    assert [sorted(shell.json(f"linkgroups {option}")) for option in ("-D", "-R", "-l")] == [
+        ["smcd"],
+        ["links", "smcr"],
+        ["links"],
+    ]
+    for details in ("", " -d"):
+        lines = shell.lines(f"linkgroups{details}")
+        assert [line for line in lines if line.startswith("SMC-")] == ["SMC-D", "SMC-R"]
+        assert [f"{group.id:08x}" for group in groups] == [
+            line.split()[0] for line in lines if re.match("[0-9a-f]{8} ", line)
+        ]
+    lines = shell.lines("linkgroups --links")[1:]
+    assert [line.split()[0] for line in lines] == [
+        f"{link.link_group:08x}" for link in diag.links()
+    ]
+    if smc_mode is Mode.SMCR:
+        assert {line.split()[3] for line in lines} == {"lo"}
+        assert {line.split()[4] for line in lines} == {"ACTIVE"}
+
+
+def test_devices(shell: Shell, smc_mode: Mode) -> None:
+    shown = shell.json("devices")
+    assert (shown["smcd"], shown["ism_v2"]) == ([], smc_mode is Mode.SMCD)
+    assert [device["name"] for device in shown["smcr"]] == (
+        ["rxe0"] if smc_mode is Mode.SMCR else []
+    )
+    lines = shell.lines("devices")
+    assert any("loopback-ism" in line for line in lines) == (smc_mode is Mode.SMCD)
+    assert any(line.startswith("lo       rxe0 ") for line in lines) == (smc_mode is Mode.SMCR)
+    assert (list(shell.json("devices -D")), list(shell.json("devices -R"))) == (
+        ["smcd", "ism_v2"],
+        ["smcr"],
+    )
+
+
+def test_stats(shell: Shell, pair: Pair, smc_mode: Mode) -> None:
+    shown = shell.json("stats")
+    now = diag.stats()
+    assert shown["smcd"]["client_v2"] == now.smcd.client_v2
+    assert shown["smcr"]["sent"]["request_sizes"]["up_to_8k"] == (
+        now.smcr.sent.request_sizes.up_to_8k
+    )
+    counts = [
+        (entry["role"], entry["reason"]["code"], entry["count"]) for entry in shown["fallbacks"]
+    ]
+    assert counts == [(entry.role, entry.reason.code, entry.count) for entry in now.fallbacks]
+    lines = shell.lines("stats")
+    (connections,) = [line.split() for line in lines if line.startswith("SMC connections")]
+    assert connections[2:] == [str(now.smcd.connections), str(now.smcr.connections)]
+    (fallbacks,) = [line.split() for line in lines if line.startswith("TCP fallback")]
+    assert fallbacks[2:] == [str(now.client_fallbacks), str(now.server_fallbacks)]
+    assert sum("0x" in line for line in lines) == len(now.fallbacks)
+
+
+@pytest.mark.parametrize(("as_json", "intervals"), [("", 21), (" --json", 3)])
+def test_watch_goes_on_until_ctrl_c(
+    as_json: str,
+    intervals: int,
+    shell: Shell,
+    smc_mode: Mode,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) > intervals:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    status, out, err = shell.run(f"stats --watch 3600{as_json}")
+    assert (status, err) == (INTERRUPTED, "")
+    assert slept[0] == pytest.approx(3600, abs=LIMIT)
+    lines = out.splitlines()
+    if as_json:
+        shown = [json.loads(line) for line in lines]
+        assert len(shown) == intervals
+        assert all(0 < entry["seconds"] < LIMIT for entry in shown)
+        assert {entry["smcd"]["client_v2"] for entry in shown} == {0}
+    else:
+        headers = [n for n, line in enumerate(lines) if line.split()[:2] == ["Time", "D-Conns"]]
+        assert headers == [0, 21]
+        assert len(lines) == intervals + len(headers)
+        assert re.fullmatch(r"\d\d:\d\d:\d\d( +0){9}", lines[1])
+
+
+def test_watch_ends_when_its_reader_has_gone(smc_mode: Mode) -> None:
+    only_in("smcd")
+    command = [sys.executable, "-m", "smcsock", "stats", "--watch", "0.01"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().split()[0] == "Time"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == OUTPUT_GONE
+
+
+def test_system(shell: Shell, smc_mode: Mode) -> None:
+    shown = shell.json("system")
+    assert shown["version"] == 2
+    assert shown["ism_v2"] == (smc_mode is Mode.SMCD)
+    version = f"{shown['version']}.{shown['release']}"
+    assert f"SMC Version     {version}" in shell.lines("system")
+
+
+def test_ueids(shell: Shell, own_ueids: list[str]) -> None:
+    assert shell.run(f"ueid add {EID}") == (OK, "", "")
+    assert shell.lines("ueid") == shell.lines("ueid show") == ["UEID", *own_ueids, EID]
+    assert shell.json("ueid") == shell.json("ueid show") == [*own_ueids, EID]
+    assert json.loads(shell.output("ueid --json show")) == [*own_ueids, EID]
+    status, out, err = shell.run(f"ueid add {EID}")
+    assert (status, out, err) == (FAILED, "", f"smcsock: the UEID {EID} is defined already\n")
+    assert shell.run(f"ueid del {EID}") == (OK, "", "")
+    assert shell.run("ueid flush") == (OK, "", "")
+    assert shell.lines("ueid") == ["UEID"]
+
+
+def test_system_eid(shell: Shell, changing: None) -> None:
+    assert shell.lines("seid") == ["SEID  State", "n/a   n/a"]
+    assert shell.json("seid") == {"name": None, "enabled": False}
+    for action in ("enable", "disable"):
+        status, _, err = shell.run(f"seid {action}")
+        assert (status, err) == (FAILED, "smcsock: only IBM Z has a system EID\n")
+
+
+def test_pnet_table(shell: Shell, own_pnet_table: None) -> None:
+    assert shell.run("pnet add testnet -I lo -D none -P 2") == (OK, "", "")
+    assert [line.split() for line in shell.lines("pnet")] == [
+        ["PNET-ID", "Net-Dev", "IB-Dev", "IB-P"],
+        ["TESTNET", "lo"],
+        ["TESTNET", "none", "2"],
+    ]
+    assert shell.json("pnet") == [
+        {"name": "TESTNET", "interface": "lo", "device": None, "port": None},
+        {"name": "TESTNET", "interface": None, "device": "none", "port": 2},
+    ]
+    assert shell.run("pnet del testnet") == (OK, "", "")
+    assert shell.run("pnet del testnet") == (FAILED, "", "smcsock: the PNET table has no TESTNET\n")
+    assert shell.run("pnet flush") == (OK, "", "")
+    assert len(shell.lines("pnet")) == 1
+
+
+def test_limitation_of_handshakes(shell: Shell, changing: None) -> None:
+    try:
+        assert shell.run("hs-limit enable") == (OK, "", "")
+        assert shell.lines("hs-limit") == ["Handshake limitation", "enabled"]
+    finally:
+        assert shell.run("hs-limit disable") == (OK, "", "")
+    assert shell.json("hs-limit") == {"enabled": False}
+
+
+# ----- how they end
+
+
+@needs_no_kernel
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("ss -D -R", "--smcd cannot be used with --smcr"),
+        ("ss -l -a", "--listening cannot be used with --all"),
+        ("ss -l -d", "--listening cannot be used with --debug"),
+        ("ss -l -R", "--listening cannot be used with --smcr"),
+        ("linkgroups -D -l", "not allowed with"),
+        ("devices -D -R", "not allowed with"),
+        ("stats --watch 0", "not a number of seconds"),
+        ("stats --watch nan", "not a number of seconds"),
+        ("ueid add", "required: EID"),
+        ("ueid add lower", "not an EID: 'lower'"),
+        ("ueid wrong", "invalid choice"),
+        ("ueid --json flush", "--json is for what shows something"),
+        ("seid off", "invalid choice"),
+        ("pnet add NET", "needs a network interface or a device"),
+        ("pnet add N-T -I lo", "not a PNET ID: 'N-T'"),
+        ("pnet add NET -D none -P 3", "not a port"),
+        ("pnet add NET -D none -P x", "invalid int value"),
+    ],
+)
+def test_wrong_usage(command: str, text: str, shell: Shell) -> None:
+    status, out, err = shell.run(command)
+    assert (status, out) == (USAGE, "")
+    assert err.startswith(f"usage: smcsock {command.split()[0]}")
+    assert text in err
+
+
+@needs_no_kernel
+@pytest.mark.parametrize("command", [*SHOWING, "ueid add", "pnet add", "pnet del", "seid enable"])
+def test_help(command: str, shell: Shell) -> None:
+    text = shell.output(f"{command} --help")
+    assert text.startswith(f"usage: smcsock {command} ")
+    if command in SHOWING:
+        assert "\n--json: " in text
+        assert f"\n  {NOT_PERMITTED}    not permitted" in text
+        assert max(map(len, text.splitlines())) <= 90
+
+
+@without_smc
+@pytest.mark.parametrize("command", [*SHOWING, *(f"{name} --json" for name in SHOWING), *CHANGING])
+def test_kernel_has_none(command: str, shell: Shell) -> None:
+    status, out, err = shell.run(command)
+    assert (status, out) == (NO_SMC, "")
+    assert "try 'modprobe smc' as root" in err
+
+
+def test_changing_takes_privilege(shell: Shell, smc_mode: Mode) -> None:
+    need_root()
+    shell.output("ueid")
+
+    def attempt() -> str:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        return repr({shell.run(command) for command in CHANGING})
+
+    text = f"smcsock: {NOT_PERMITTED_TEXT}\n"
+    assert in_child(attempt) == repr({(ExitCode.NOT_PERMITTED, "", text)})
+
+
+@showing
+def test_tables_need_rich_and_json_does_not(
+    command: str, shell: Shell, smc_mode: Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("rich", "rich.console", "rich.table", "rich.text"):
+        monkeypatch.setitem(sys.modules, name, None)
+    shell.json(command)
+    status, _, err = shell.run(command)
+    assert status == FAILED
+    assert err == (
+        "smcsock: this needs the Python package rich: pip install 'smcsock[diag]'; or use --json\n"
+    )
+
+
+@needs_no_kernel
+def test_missing_pyroute2_is_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pyroute2", "pyroute2.netlink"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "smcsock.diag._messages", raising=False)
+    monkeypatch.delattr("smcsock.diag._messages", raising=False)
+    for command in (*SHOWING[1:], *CHANGING):
+        status, out, err = shell.run(command)
+        assert (status, out) == (FAILED, "")
+        assert (
+            err == "smcsock: this needs the Python package pyroute2: pip install 'smcsock[diag]'\n"
+        )
+
+
+# ----- tables
+
+HEADERS = ("Address", "Count", "Reason")
+ROWS = [("[::1]:80", 7, "a [bold] :smile: reason " * 8), ("*", 12345, "")]
+
+
+def table(headers: Sequence[str], rows: Any, **kwargs: Any) -> Callable[[], None]:
+    return lambda: say_table(headers, rows, **kwargs)
+
+
+def at_a_terminal(columns: int, show: Callable[[], None]) -> list[str]:
+    """The lines that are printed at a terminal, without its control sequences."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            os.environ.update(COLUMNS=str(columns), TERM="xterm")
+            sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), write_through=True)
+            show()
+        os._exit(0)
+    with open(terminal, "rb", buffering=0) as stream:
+        data = bytearray()
+        with contextlib.suppress(OSError):  # EIO: the other side is closed
+            while chunk := stream.read(65536):
+                data += chunk
+    os.waitpid(pid, 0)
+    return re.sub(r"\x1b\[[\d;]*m", "", data.decode()).split("\r\n")[:-1]
+
+
+@needs_no_kernel
+def test_table_leaves_nothing_out(capsys: pytest.CaptureFixture[str]) -> None:
+    say_table(HEADERS, ROWS)
+    assert capsys.readouterr().out.splitlines() == [
+        "Address   Count  Reason",
+        f"[::1]:80      7  {ROWS[0][2].rstrip()}",
+        "*         12345",
+    ]
+
+
+@needs_no_kernel
+def test_last_column_is_folded_at_a_terminal() -> None:
+    lines = at_a_terminal(60, table(HEADERS, ROWS))
+    assert max(map(len, lines)) <= 60
+    assert " ".join(line[17:] for line in lines[1:-1]).split() == ROWS[0][2].split()
+
+
+@needs_no_kernel
+@pytest.mark.parametrize(("columns", "wide"), [(60, True), (20, False), (500, False)])
+def test_table_is_not_folded(columns: int, wide: bool) -> None:
+    lines = at_a_terminal(columns, table(HEADERS, ROWS, wide=wide))
+    assert len(lines) == 3
+
+
+@needs_no_kernel
+def test_empty_table_has_its_headers(capsys: pytest.CaptureFixture[str]) -> None:
+    say_table(HEADERS, [])
+    assert capsys.readouterr().out == "Address  Count  Reason\n"
+
+
+@needs_no_kernel
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_table_fits_any_character_set(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stream)
+    say_table(("Name",), [("…",)])
+    assert stream.buffer.getvalue().decode(encoding) == "Name\n\\u2026\n"
