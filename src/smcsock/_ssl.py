@@ -86,6 +86,10 @@ class SSLSocket(_ssl.SSLSocket, socket):
             )
         return tls, address  # type: ignore[return-value]
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """TypeError: a TLS session stays in its process."""
+        return object.__reduce_ex__(self, protocol)
+
     do_handshake_on_connect: bool
     suppress_ragged_eofs: bool
 
