@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMC, Presentation
+from conftest import EXPECTED_MODE, SMC, VM_MODE, Presentation
 from test_socket import drain, in_thread, open_descriptors, raises, receive
 from test_socket import inet as inet
 from test_socket import time_limit as time_limit
@@ -69,6 +69,9 @@ def tls_pair(
         server, address = accepted.result()
         stack.enter_context(server)
         assert address == client.getsockname()
+        if VM_MODE in EXPECTED_MODE:
+            mode = presentation.expected_mode(EXPECTED_MODE[VM_MODE])
+            assert client.smc_info().mode is server.smc_info().mode is mode
         yield client, server
 
 

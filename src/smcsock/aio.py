@@ -257,8 +257,8 @@ def _bind_first(sock: socket, local_infos: "Sequence[_AddressInfo]") -> None:
 
 
 def _bind_error(address: Any, error: OSError) -> OSError:
-    text = f"error while attempting to bind on address {address!r}: {str(error).lower()}"
-    return OSError(error.errno, text)
+    reason = (error.strerror or str(error)).lower()
+    return OSError(error.errno, f"error while attempting to bind on address {address!r}: {reason}")
 
 
 def _check_connected(sock: socket, address: Any) -> None:
@@ -292,10 +292,11 @@ async def _connect_first(
             done, _ = await asyncio.wait(
                 running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
             )
-            for task in [task for task in running if task in done and winner is None]:
+            for task in [task for task in running if task in done]:
                 running.remove(task)
                 try:
                     winner = task.result()
+                    break
                 except OSError as error:
                     errors.append(error)
         await _end(running)
