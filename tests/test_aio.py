@@ -48,8 +48,19 @@ def run(
     main: Coroutine[Any, Any, T],
     new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
 ) -> T:
+    """Runs main and then the tasks that it left, as those of servers, to their end."""
+
+    async def complete() -> T:
+        async with asyncio.timeout(LIMIT):
+            result = await main
+            while others := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(others)
+            for _ in range(3):  # transports close when the loop comes round
+                await asyncio.sleep(0)
+            return result
+
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(asyncio.wait_for(main, LIMIT))
+        return runner.run(complete())
 
 
 @pytest.fixture(params=list(LOOPS.values()), ids=list(LOOPS))
@@ -695,9 +706,9 @@ def test_fallback_is_refused_by_the_server(
     no_descriptor_leaks: None,
 ) -> None:
     async def main() -> None:
-        where: dict[str, Any] = {"sock": inet.listener()}
-        if not has_socket:
-            where = {"host": inet.host, "port": 0}
+        where: dict[str, Any] = {"host": inet.host, "port": 0}
+        if has_socket:
+            where = {"sock": inet.listener()}
         async with await aio.start_server(greet, **where, require_smc=True) as server:
             address = inet.host, port_of(server)
             async with closing(asyncio.open_connection(*address)) as (reader, writer):
