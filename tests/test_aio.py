@@ -26,6 +26,7 @@ from conftest import EXPECTED_MODE, INET, INET6, SMC, SMC6, VM_KERNEL, VM_MODE, 
 from test_socket import LIMIT, open_descriptors, raises
 from test_socket import inet as inet
 from test_socket import time_limit as time_limit
+from test_timeouts import silent_network as silent_network
 from tls import client_context, server_context
 
 import smcsock
@@ -244,13 +245,13 @@ def test_connection_has_no_delay(inet: Presentation) -> None:
     run(main())
 
 
-def test_connected_socket_is_taken_over(inet: Presentation, new_loop: Any) -> None:
+def test_sockets_are_taken_over(presentation: Presentation, new_loop: Any) -> None:
     async def main() -> None:
-        async with await aio.start_server(greet, sock=inet.listener()) as server:
-            client = inet.open()
-            client.connect((inet.host, port_of(server)))
+        async with await aio.start_server(greet, sock=presentation.listener()) as server:
+            client = presentation.open()
+            client.connect((presentation.host, port_of(server)))
             async with closing(aio.open_connection(sock=client)) as (reader, _):
-                assert await reader.readline() == f"{expected_mode(inet)}\n".encode()
+                assert await reader.readline() == f"{expected_mode(presentation)}\n".encode()
 
     run(main(), new_loop)
 
@@ -465,6 +466,22 @@ def test_refused_connection_has_its_errno(closed_port: int, new_loop: Any) -> No
         with pytest.raises(ConnectionRefusedError) as caught:
             await aio.open_connection("127.0.0.1", closed_port)
         assert caught.value.errno == errno.ECONNREFUSED
+
+    run(main(), new_loop)
+
+
+def test_unreachable_host_is_an_error(
+    inet: Presentation,
+    silent_network: dict[socket.AddressFamily, str],
+    smc_mode: Mode,
+    no_descriptor_leaks: None,
+    new_loop: Any,
+) -> None:
+    # The kernel has SO_ERROR 0 then, by which an event loop takes it to be connected.
+    async def main() -> None:
+        with pytest.raises(ConnectionAbortedError, match="Connect call failed") as caught:
+            await aio.open_connection(silent_network[socket.AddressFamily(inet.inet)], 9)
+        assert caught.value.errno == errno.ECONNABORTED
 
     run(main(), new_loop)
 
