@@ -3,13 +3,13 @@
     python examples/transfer.py receive --into /tmp
     python examples/transfer.py send FILE
 
-First goes a line of JSON with the name and the size, then the file, then its SHA-256.
-The receiver answers "ok" once all of it is there, and only then does the sender
-close: over SMC-R a close() can cut off what the peer has not made room for
-(docs/kernel.md).
+First goes a line of JSON with the name and the size; when the receiver has said "go",
+the file and its SHA-256. The sender closes when the receiver has said "ok": over SMC-R
+a close() can cut off what the peer has not made room for (docs/kernel.md).
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -30,24 +30,34 @@ def show_progress(name: str, done: int, size: int, started: float) -> None:
     print(f"\r{name} {done / size:4.0%} {rate:8.1f} MB/s", end=end, file=sys.stderr, flush=True)
 
 
+def expect(answers: BinaryIO, word: str) -> None:
+    """Reads the receiver's answer; ConnectionError if it is another one."""
+    answer = answers.readline().decode().strip()
+    if answer != word:
+        raise ConnectionError(answer or "the receiver has gone")
+
+
 def send(path: Path, host: str, port: int) -> None:
     """Sends one file and waits for the receiver to confirm it."""
-    with path.open("rb") as file, smcsock.create_connection((host, port)) as sock:
+    with (
+        path.open("rb") as file,
+        smcsock.create_connection((host, port)) as sock,
+        sock.makefile("rb") as answers,
+    ):
         size = os.fstat(file.fileno()).st_size
         digest = hashlib.file_digest(file, "sha256")
-        print(f"{path.name}: {size} bytes over {sock.smc_info().mode}")
+        print(f"{path.name}: {size} bytes over {sock.smc_info().mode}", flush=True)
         sock.sendall(json.dumps({"name": path.name, "size": size}).encode() + b"\n")
+        expect(answers, "go")
         started = time.monotonic()
         for offset in range(0, size, CHUNK):
             sent = sock.sendfile(file, offset, CHUNK)
             show_progress(path.name, offset + sent, size, started)
         sock.sendall(digest.digest())
-        with sock.makefile("rb") as answers:
-            if answers.readline() != b"ok\n":
-                sys.exit(f"{path.name}: the receiver did not get it")
+        expect(answers, "ok")
 
 
-def receive_one(stream: BinaryIO, directory: Path) -> Path:
+def receive_one(conn: smcsock.socket, stream: BinaryIO, directory: Path) -> Path:
     """Receives one file; ValueError if it is not what was sent."""
     header = json.loads(stream.readline(65536))
     size = int(header["size"])
@@ -55,6 +65,7 @@ def receive_one(stream: BinaryIO, directory: Path) -> Path:
     digest = hashlib.sha256()
     started = time.monotonic()
     with path.open("xb") as file:
+        conn.sendall(b"go\n")
         while file.tell() < size:
             if not (data := stream.read(min(CHUNK, size - file.tell()))):
                 raise ValueError(f"{path.name} ended after {file.tell()} of {size} bytes")
@@ -74,11 +85,13 @@ def receive(directory: Path, host: str, port: int) -> None:
             conn, _ = listener.accept()
             with conn, conn.makefile("rb") as stream:
                 try:
-                    path = receive_one(stream, directory)
+                    path = receive_one(conn, stream, directory)
                     conn.sendall(b"ok\n")
                     print(f"{path} over {conn.smc_info().mode}", flush=True)
                 except (OSError, ValueError, TypeError, KeyError) as error:
-                    print(f"failed: {error}", file=sys.stderr)
+                    print(f"failed: {error}", flush=True)
+                    with contextlib.suppress(OSError):
+                        conn.sendall(f"{error}\n".encode())
 
 
 def main() -> None:
