@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,10 +40,8 @@ DATA = bytes(range(250)) * 1200  # more than the buffers hold
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
 if find_spec("uvloop"):
-    import uvloop
-
-    LOOPS["uvloop"] = uvloop.new_event_loop
-    uvloop.new_event_loop().close()  # the first opens what stays open
+    LOOPS["uvloop"] = import_module("uvloop").new_event_loop
+    LOOPS["uvloop"]().close()  # the first opens what stays open
 
 
 def run(
