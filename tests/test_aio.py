@@ -573,6 +573,29 @@ def test_handshake_that_takes_too_long(no_descriptor_leaks: None) -> None:
     gc.collect()
 
 
+def test_cancelled_handshake_closes_the_connection(
+    no_descriptor_leaks: None, new_loop: Any
+) -> None:
+    async def main() -> None:
+        with INET.listener() as listener:
+            listener.settimeout(LIMIT)
+            opening = aio.open_connection(
+                *listener.getsockname(), ssl=client_context(), server_hostname="localhost"
+            )
+            connecting = asyncio.create_task(opening)
+            server, _ = await asyncio.to_thread(listener.accept)
+            with server:
+                assert await asyncio.to_thread(server.recv, 1)  # of the handshake
+                connecting.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await connecting
+                while await asyncio.to_thread(server.recv, 65536):
+                    pass  # until the end
+
+    run(main(), new_loop)
+    gc.collect()
+
+
 def test_factory_that_fails(no_descriptor_leaks: None, new_loop: Any) -> None:
     def fail() -> asyncio.Protocol:
         raise RuntimeError("no protocol")
