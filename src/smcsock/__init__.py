@@ -5,6 +5,8 @@ where both hosts can do it: SMC-D (ISM devices, loopback-ism) or SMC-R (RDMA).
 ``sock.smc_info()`` tells whether a connection does, and why if it does not.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ._errors import DiagUnavailableError, FallbackError, SMCUnsupportedError
 from ._helpers import create_connection, create_server
 from ._info import (
@@ -40,6 +42,7 @@ __all__ = [
     "ProducerFlag",
     "Reason",
     "SMCUnsupportedError",
+    "SSLSocket",
     "SmcInfo",
     "State",
     "create_connection",
@@ -50,3 +53,20 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# What needs a module that most programs do not: imported when it is first asked for.
+if TYPE_CHECKING:
+    from ._ssl import SSLSocket
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name == "SSLSocket":
+            from ._ssl import SSLSocket
+
+            globals()[name] = SSLSocket
+            return SSLSocket
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
