@@ -1,0 +1,53 @@
+"""Where applications are run, and what their connections must be there."""
+
+import socket
+import ssl
+from collections.abc import Iterator
+
+import pytest
+from test_socket import time_limit as time_limit
+
+import smcsock
+from apps.support import IS_FOR_HERE, TLS
+from smcsock import Mode
+
+
+@pytest.fixture(autouse=True)
+def is_for_here() -> None:
+    if not IS_FOR_HERE:
+        pytest.skip("applications are run over SMC-D only")
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+
+
+@pytest.fixture
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """The mode that a connection must have: TCP only on a host that cannot do better."""
+    if not smcsock.has_smc():
+        return Mode.TCP
+    mode = request.getfixturevalue("smc_mode")
+    assert isinstance(mode, Mode)
+    return mode
+
+
+@pytest.fixture
+def server_tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS)
+    return context
+
+
+@pytest.fixture
+def client_tls() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=TLS)
+
+
+@pytest.fixture
+def unused_port() -> Iterator[int]:
+    """A port that nobody listens on, or gets by chance meanwhile."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]

@@ -1,0 +1,119 @@
+"""What the tests with applications share."""
+
+import asyncio
+import contextlib
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import pytest
+from conftest import VM_MODE
+
+import smcsock
+from smcsock import Mode
+
+ROOT = Path(__file__).resolve().parents[2]
+TLS = ROOT / "tests/data/tls.pem"
+RECIPES = ROOT / "docs/recipes.md"
+
+IS_FOR_HERE = VM_MODE in (None, "smcd")
+"""Applications run over SMC-D, and over TCP on a host that has no SMC: that is cheap."""
+
+
+class HasDescriptor(Protocol):
+    def fileno(self) -> int: ...
+
+
+def application(name: str, package: str | None = None) -> Any:
+    """A third-party module, or else the skip of the test module that asks for it.
+
+    None where its tests are skipped anyway: to import takes seconds in a guest.
+    """
+    if not IS_FOR_HERE:
+        return None
+    return pytest.importorskip(name, reason=f"{package or name} is not installed")
+
+
+def recipe(title: str) -> Any:
+    """What the code under a heading of docs/recipes.md defines; it is run as it is there."""
+    text = RECIPES.read_text(encoding="utf-8")
+    section = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", text, re.M | re.S)
+    assert section, f"no recipe called {title}"
+    names: dict[str, Any] = {"__name__": f"recipe: {title}"}
+    for block in re.finditer(r"^```python\n(.*?)^```$", section[0], re.M | re.S):
+        # As many lines as come before it, for the line numbers of a traceback.
+        before = text.count("\n", 0, section.start() + block.start(1))
+        exec(compile("\n" * before + block[1], RECIPES, "exec"), names)
+    return SimpleNamespace(**names)
+
+
+LOOPS = ["asyncio", "uvloop"]
+
+
+def run_on(loop: str, main: Coroutine[Any, Any, None]) -> None:
+    """asyncio.run() on asyncio's own event loop or on uvloop's."""
+    factory = None
+    if loop == "uvloop":
+        factory = pytest.importorskip("uvloop", reason="uvloop is not installed").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main)
+
+
+def mode_of(sock: HasDescriptor) -> Mode | None:
+    """The mode of a connection, asked of the kernel by its descriptor."""
+    with smcsock.fromfd(sock.fileno()) as same:
+        return same.smc_info().mode
+
+
+@contextlib.contextmanager
+def in_thread(serve: Callable[[], object], stop: Callable[[], object]) -> Iterator[None]:
+    """Serves in a thread until the context is left."""
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop()
+        thread.join()
+
+
+class ModeHandler(BaseHTTPRequestHandler):
+    """Answers with the mode of the connection that the request came over."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = str(mode_of(self.connection)).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def http_server(
+    host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, is_smc_only: bool = False
+) -> Iterator[str]:
+    """The standard library's HTTP server with ModeHandler, over SMC; yields its URL."""
+    recipes = recipe("http.server and socketserver")
+    mixin = recipes.SMCOnlyServer if is_smc_only else recipes.SMCServer
+    is_ipv6 = ":" in host
+
+    class Server(mixin, ThreadingHTTPServer):  # type: ignore[misc, valid-type]
+        address_family = socket.AF_INET6 if is_ipv6 else socket.AF_INET
+
+    with Server((host, 0), ModeHandler) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        netloc = f"[{host}]" if is_ipv6 else host
+        with in_thread(lambda: server.serve_forever(0.05), server.shutdown):
+            yield f"{'https' if tls else 'http'}://{netloc}:{server.server_port}/"
