@@ -48,10 +48,22 @@ def test_tls_and_ipv6(mode: Mode, server_tls: ssl.SSLContext, client_tls: ssl.SS
     run_on("asyncio", main())
 
 
-def test_errors_are_those_of_the_library(unused_port: int) -> None:
+def ask(port: int, timeout: float) -> None:
     async def main() -> None:
-        async with aiohttp.ClientSession(connector=recipe("aiohttp").smc_connector()) as session:
-            await session.get(f"http://127.0.0.1:{unused_port}/")
+        async with aiohttp.ClientSession(
+            connector=recipe("aiohttp").smc_connector(),
+            timeout=aiohttp.ClientTimeout(sock_connect=timeout),
+        ) as session:
+            await session.get(f"http://127.0.0.1:{port}/")
 
+    run_on("asyncio", main())
+
+
+def test_refusal_is_an_error_of_the_library(unused_port: int) -> None:
     with pytest.raises(aiohttp.ClientConnectorError, match=r"refused|Connect call failed"):
-        run_on("asyncio", main())
+        ask(unused_port, 60)
+
+
+def test_timeout_is_an_error_of_the_library(silent_port: int) -> None:
+    with pytest.raises(aiohttp.ConnectionTimeoutError):
+        ask(silent_port, 0.2)

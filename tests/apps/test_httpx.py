@@ -44,18 +44,30 @@ def test_async_client(
     anyio.run(main, backend=backend)
 
 
-def test_errors_are_those_of_the_library(unused_port: int) -> None:
-    url = f"http://127.0.0.1:{unused_port}/"
+def ask(url: str, is_async: bool) -> None:
+    """Asks a server that does not answer."""
     names = recipe("httpx")
-    with (
-        httpx.Client(transport=names.smc_transport()) as client,
-        pytest.raises(httpx.ConnectError, match="refused"),
-    ):
-        client.get(url)
+    timeout = httpx.Timeout(60, connect=0.2)
+    if not is_async:
+        with httpx.Client(transport=names.smc_transport(), timeout=timeout) as client:
+            client.get(url)
+        return
 
     async def main() -> None:
-        async with httpx.AsyncClient(transport=names.async_smc_transport()) as client:
+        transport = names.async_smc_transport()
+        async with httpx.AsyncClient(transport=transport, timeout=timeout) as client:
             await client.get(url)
 
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_refusal_is_an_error_of_the_library(unused_port: int, is_async: bool) -> None:
     with pytest.raises(httpx.ConnectError, match="refused"):
-        asyncio.run(main())
+        ask(f"http://127.0.0.1:{unused_port}/", is_async)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_timeout_is_an_error_of_the_library(silent_port: int, is_async: bool) -> None:
+    with pytest.raises(httpx.ConnectTimeout):
+        ask(f"http://127.0.0.1:{silent_port}/", is_async)

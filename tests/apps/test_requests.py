@@ -31,7 +31,7 @@ def test_urllib3(mode: Mode) -> None:
         assert pools.request("GET", url).data.decode() == mode
 
 
-def test_errors_are_those_of_the_library(unused_port: int) -> None:
+def test_refusal_is_an_error_of_the_library(unused_port: int) -> None:
     url = f"http://127.0.0.1:{unused_port}/"
     with requests.Session() as session:
         session.mount("http://", recipe(TITLE).SMCAdapter())
@@ -42,3 +42,16 @@ def test_errors_are_those_of_the_library(unused_port: int) -> None:
         pytest.raises(urllib3.exceptions.NewConnectionError, match="refused"),
     ):
         pools.request("GET", url)
+
+
+def test_timeout_is_an_error_of_the_library(silent_port: int) -> None:
+    url = f"http://127.0.0.1:{silent_port}/"
+    with requests.Session() as session:
+        session.mount("http://", recipe(TITLE).SMCAdapter())
+        with pytest.raises(requests.ConnectTimeout):
+            session.get(url, timeout=(0.2, 60))
+    with (
+        recipe(TITLE).SMCPoolManager(retries=False) as pools,
+        pytest.raises(urllib3.exceptions.ConnectTimeoutError),
+    ):
+        pools.request("GET", url, timeout=urllib3.Timeout(connect=0.2, read=60))
