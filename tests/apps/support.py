@@ -40,16 +40,23 @@ def application(name: str, package: str | None = None) -> Any:
     return pytest.importorskip(name, reason=f"{package or name} is not installed")
 
 
-def recipe(title: str) -> Any:
-    """What the code under a heading of docs/recipes.md defines; it is run as it is there."""
+def recipe_code(title: str) -> str:
+    """The code under a heading of docs/recipes.md, on the lines where it is there."""
     text = RECIPES.read_text(encoding="utf-8")
     section = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", text, re.M | re.S)
     assert section, f"no recipe called {title}"
-    names: dict[str, Any] = {"__name__": f"recipe: {title}"}
+    code = ""
     for block in re.finditer(r"^```python\n(.*?)^```$", section[0], re.M | re.S):
-        # As many lines as come before it, for the line numbers of a traceback.
-        before = text.count("\n", 0, section.start() + block.start(1))
-        exec(compile("\n" * before + block[1], RECIPES, "exec"), names)
+        lines_before = text.count("\n", 0, section.start() + block.start(1))
+        code += "\n" * (lines_before - code.count("\n")) + block[1]
+    assert code, f"no code in {title}"
+    return code
+
+
+def recipe(title: str) -> Any:
+    """What the code under a heading of docs/recipes.md defines."""
+    names: dict[str, Any] = {"__name__": f"recipe: {title}"}
+    exec(compile(recipe_code(title), RECIPES, "exec"), names)
     return SimpleNamespace(**names)
 
 
@@ -63,6 +70,13 @@ def run_on(loop: str, main: Coroutine[Any, Any, None]) -> None:
         factory = pytest.importorskip("uvloop", reason="uvloop is not installed").new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main)
+
+
+def free_port() -> int:
+    """A port for a server that cannot tell which one it got."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
 
 
 def mode_of(sock: HasDescriptor) -> Mode | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import smcsock
-from apps.support import application, in_thread, recipe
+from apps.support import application, free_port, in_thread, recipe
 from smcsock import Mode
 
 redis = application("redis")
@@ -99,12 +99,6 @@ def directory() -> Iterator[Path]:
     """Not tmp_path, which only its owner may enter."""
     with tempfile.TemporaryDirectory(prefix="smcsock-") as name:
         yield Path(name)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,20 @@
 """uvicorn and gunicorn, which are given a listening SMC socket."""
 
 import contextlib
-import os
-import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import smcsock
-from apps.support import LOOPS, application, in_thread, recipe
+from apps.support import LOOPS, application, free_port, in_thread, recipe, recipe_code
 from smcsock import Mode
 
 uvicorn = application("uvicorn")
 application("gunicorn")
-
-HERE = Path(__file__).parent
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
@@ -26,45 +22,63 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"hello"})
 
 
-def connect(listener: socket.socket) -> Any:
-    host, port = listener.getsockname()
-    return recipe("http.client, urllib and xmlrpc").SMCConnection(host, port, timeout=60)
-
-
-@pytest.fixture
-def listener() -> Iterator[smcsock.socket]:
-    with smcsock.create_server(("127.0.0.1", 0)) as listener:
-        yield listener
+def connect(port: int) -> Any:
+    """A connection to a server that may have to start first."""
+    connection_class = recipe("http.client, urllib and xmlrpc").SMCConnection
+    connection = connection_class("127.0.0.1", port, timeout=60)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            connection.connect()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return connection
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_uvicorn(loop: str, listener: smcsock.socket, mode: Mode) -> None:
+def test_uvicorn(loop: str, mode: Mode) -> None:
     if loop == "uvloop":
         application("uvloop")
-    config = uvicorn.Config(hello, loop=loop, lifespan="off", log_level="warning", ws="none")
-    server = uvicorn.Server(config)
+    port = free_port()
+    config = uvicorn.Config(
+        hello, port=port, loop=loop, lifespan="off", log_level="warning", ws="none"
+    )
+    server = recipe("uvicorn").SMCServer(config)
 
     def stop() -> None:
         server.should_exit = True
 
-    with in_thread(lambda: server.run(sockets=[listener]), stop):
-        connection = connect(listener)
-        with contextlib.closing(connection):
-            connection.request("GET", "/")
-            assert connection.getresponse().read() == b"hello"
-            assert connection.sock.smc_info().mode is mode
+    with in_thread(server.run, stop), contextlib.closing(connect(port)) as connection:
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"hello"
+        assert connection.sock.smc_info().mode is mode
 
 
-def test_gunicorn_with_two_workers(listener: smcsock.socket, mode: Mode) -> None:
-    fd = listener.fileno()
-    command = [sys.executable, "-m", "gunicorn", f"--bind=fd://{fd}", "--workers=2"]
-    command += ["--log-level=warning", f"--chdir={HERE}", "wsgi:app"]
-    with contextlib.ExitStack() as stack:
-        process = subprocess.Popen(command, pass_fds=[fd])
-        stack.callback(process.wait)
-        stack.callback(process.terminate)
-        # One worker has to wait for the end of the first request, so the other serves.
-        first, second = (stack.enter_context(contextlib.closing(connect(listener))) for _ in "12")
+def test_gunicorn_with_two_workers(mode: Mode) -> None:
+    port = free_port()
+    arguments = ("127.0.0.1", port), "--workers=2", "--log-level=warning", "wsgi:app"
+    with running("-c", f"{recipe_code('gunicorn')}\nexec_gunicorn(*{arguments})"):
+        check_two_workers(port, mode)
+
+
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[None]:
+    """Runs Python in this directory until the context is left."""
+    with subprocess.Popen([sys.executable, *arguments], cwd=Path(__file__).parent) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def check_two_workers(port: int, mode: Mode) -> None:
+    """Two requests at once, of which one waits for the other's end: it takes two to serve them."""
+    with (
+        contextlib.closing(connect(port)) as first,
+        contextlib.closing(connect(port)) as second,
+    ):
         first.putrequest("POST", "/")
         first.putheader("Content-Length", "1")
         first.endheaders()
@@ -72,5 +86,5 @@ def test_gunicorn_with_two_workers(listener: smcsock.socket, mode: Mode) -> None
         answers = [second.getresponse().read().decode().split(maxsplit=1)]
         first.send(b"x")
         answers.append(first.getresponse().read().decode().split(maxsplit=1))
-        assert [text for _, text in answers] == [mode, mode]
-        assert len({pid for pid, _ in answers} - {str(process.pid), str(os.getpid())}) == 2
+    assert [text for _, text in answers] == [mode, mode]
+    assert len({pid for pid, _ in answers}) == 2
