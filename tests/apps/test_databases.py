@@ -36,26 +36,24 @@ def program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def tcp_server(command: list[str], port: int, user: str | None, cwd: Path) -> Iterator[None]:
-    """Runs a server until the context is left; begins when it accepts connections."""
-    with (cwd / "log").open("w+") as log:
+def tcp_server(command: list[str], user: str | None, cwd: Path) -> Iterator[None]:
+    """Runs redis-server or postgres until the context is left; begins when it is ready."""
+    log = cwd / "log"
+    with log.open("w") as file:
         process = subprocess.Popen(
-            command, user=user, cwd=cwd, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            command, user=user, cwd=cwd, stdout=file, stderr=file, stdin=subprocess.DEVNULL
         )
-        try:
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                except ConnectionRefusedError:
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        pytest.fail(f"{command[0]} did not start:\n{(cwd / 'log').read_text()}")
-                    time.sleep(0.05)
-            yield
-        finally:
-            process.terminate()
-            process.wait()
+    try:
+        deadline = time.monotonic() + 60
+        # Both say so in the same words.
+        while "ready to accept connections" not in log.read_text().lower():
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"{command[0]} did not start:\n{log.read_text()}")
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 class Relay(socketserver.BaseRequestHandler):
@@ -105,7 +103,7 @@ def directory() -> Iterator[Path]:
 def redis_port(directory: Path) -> Iterator[int]:
     port = free_port()
     command = [program("redis-server"), f"--port {port}", "--bind 127.0.0.1", "--save ''"]
-    with tcp_server(command, port, None, directory):
+    with tcp_server(command, None, directory):
         yield port
 
 
@@ -124,7 +122,7 @@ def postgres_port(directory: Path) -> Iterator[int]:
         [*init, f"--pgdata={cluster}"], user=user, cwd=cluster, check=True, capture_output=True
     )
     command = [program("postgres"), f"-D{cluster}", f"-p{port}", f"-k{cluster}", "-F"]
-    with tcp_server(command, port, user, cluster):
+    with tcp_server(command, user, cluster):
         yield port
 
 
