@@ -5,6 +5,7 @@ import errno
 import os
 import select
 import socket as _stdlib
+import stat
 import sys
 from operator import index
 from typing import Any, Literal, TypeAlias
@@ -14,7 +15,7 @@ from ._errors import DiagUnavailableError, FallbackError, SMCUnsupportedError
 from ._info import Mode, SmcInfo, query
 from ._smcsock import AF_SMC, IPPROTO_SMC, SMCPROTO_SMC, SMCPROTO_SMC6
 
-__all__ = ["Fallback", "fromfd", "has_smc", "socket"]
+__all__ = ["Fallback", "fromfd", "has_smc", "socket", "until_end"]
 
 Fallback: TypeAlias = Literal["tcp", "error"]
 
@@ -78,6 +79,22 @@ def _tcp_allowed(fallback: Fallback | None) -> bool:
     if choice not in ("tcp", "error"):
         raise ValueError(f"{source} must be 'tcp' or 'error', not {choice!r}")
     return choice == "tcp"
+
+
+def until_end(file: Any, offset: int, count: int | None) -> int | None:
+    """How much to ask sendfile(2) for: no more than a regular file has from offset on.
+
+    Asked for more it sends with MSG_MORE and waits for the rest; over SMC the last
+    bytes then stay where they are (the kernel's smc_sock_ops has no splice_eof).
+    """
+    try:
+        status = os.fstat(file.fileno())
+    except (AttributeError, OSError):  # as of io.BytesIO
+        return count
+    left = status.st_size - offset
+    if stat.S_ISREG(status.st_mode) and left > 0 and (count is None or count > left):
+        return left
+    return count
 
 
 def _error(code: int, detail: str = "") -> OSError:
@@ -290,6 +307,10 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         new = self._like(self, os.dup(self.fileno()))
         new.settimeout(self.gettimeout())
         return new
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """As socket.socket.sendfile(); of the file as long as it is when called."""
+        return super().sendfile(file, offset, until_end(file, offset, count))
 
     def smc_info(self) -> SmcInfo:
         """What this socket is: SMC-D, SMC-R or TCP and why, buffers, link group.

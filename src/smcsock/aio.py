@@ -13,12 +13,12 @@ import socket as _stdlib
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ._errors import FallbackError, SMCUnsupportedError
 from ._helpers import open_shared
 from ._info import SmcInfo
-from ._socket import Fallback, fromfd, socket
+from ._socket import Fallback, fromfd, socket, until_end
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -34,6 +34,7 @@ __all__ = [
     "create_connection",
     "create_server",
     "open_connection",
+    "sendfile",
     "smc_info",
     "start_server",
 ]
@@ -519,6 +520,25 @@ class _Servers(asyncio.Server):
         def abort_clients(self) -> None:
             for server in self._servers:
                 server.abort_clients()
+
+
+async def sendfile(
+    transport: asyncio.WriteTransport,
+    file: IO[bytes],
+    offset: int = 0,
+    count: int | None = None,
+    *,
+    fallback: bool = True,
+) -> int:
+    """The event loop's method of that name, but without asking for more than there is.
+
+    Over SMC sendfile(2) keeps back the last bytes of a file when it was asked for
+    more, which ``loop.sendfile()`` does unless it gets the exact count. Returns the
+    number of bytes sent.
+    """
+    loop = asyncio.get_running_loop()
+    count = until_end(file, offset, count)
+    return await loop.sendfile(transport, file, offset, count, fallback=fallback)
 
 
 def smc_info(connection: asyncio.StreamWriter | asyncio.BaseTransport) -> SmcInfo:
