@@ -5,6 +5,8 @@ where both hosts can do it: SMC-D (ISM devices, loopback-ism) or SMC-R (RDMA).
 ``sock.smc_info()`` tells whether a connection does, and why if it does not.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ._errors import DiagUnavailableError, FallbackError, SMCUnsupportedError
 from ._helpers import create_connection, create_server
 from ._info import (
@@ -37,16 +39,50 @@ __all__ = [
     "FallbackError",
     "LinkGroup",
     "Mode",
+    "Outcome",
     "ProducerFlag",
     "Reason",
+    "Report",
     "SMCUnsupportedError",
+    "SSLSocket",
     "SmcInfo",
     "State",
     "create_connection",
     "create_server",
     "fromfd",
     "has_smc",
+    "install",
+    "installed",
     "socket",
+    "uninstall",
 ]
 
 __version__ = "0.1.0"
+
+# What needs modules that most programs do not: imported when it is first asked for.
+if TYPE_CHECKING:
+    from ._install import install, installed, uninstall
+    from ._ssl import SSLSocket
+    from ._tally import Outcome, Report
+else:
+    _LATER = {
+        "Outcome": "_tally",
+        "Report": "_tally",
+        "SSLSocket": "_ssl",
+        "install": "_install",
+        "installed": "_install",
+        "uninstall": "_install",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f".{_LATER[name]}", __name__), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

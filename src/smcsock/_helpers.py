@@ -82,13 +82,13 @@ def create_connection(
         errors.clear()  # breaks the cycle of frame and traceback
 
 
-def _open_shared(family: int, fallback: Fallback | None) -> socket:
+def open_shared(family: int, proto: int, fallback: Fallback | None) -> socket:
     """A socket that shares its port with others.
 
     Linux has refused SO_REUSEPORT to AF_SMC since 2025 (sk_is_inet()); an SMC socket
     that shares its port then has to be one of IPPROTO_SMC, there from Linux 6.11 on.
     """
-    sock = socket(family, fallback=fallback)
+    sock = socket(family, _stdlib.SOCK_STREAM, proto, fallback=fallback)
     try:
         sock.setsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_REUSEPORT, 1)
     except OSError as refused:
@@ -100,7 +100,7 @@ def _open_shared(family: int, fallback: Fallback | None) -> socket:
             except OSError:
                 raise refused from None
         with plain:
-            sock = socket(family, fileno=plain.fileno())
+            sock = socket(family, proto=proto, fileno=plain.fileno())
             plain.detach()
         sock.setsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_REUSEPORT, 1)
     return sock
@@ -127,7 +127,7 @@ def create_server(
             raise ValueError("dualstack_ipv6 not supported on this platform")
         if family != _stdlib.AF_INET6:
             raise ValueError("dualstack_ipv6 requires AF_INET6 family")
-    sock = _open_shared(family, fallback) if reuse_port else socket(family, fallback=fallback)
+    sock = open_shared(family, -1, fallback) if reuse_port else socket(family, fallback=fallback)
     try:
         sock.setsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_REUSEADDR, 1)
         if sock._inet == _stdlib.AF_INET6:

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import _echo, _info
+from . import _echo, _info, _run
 from ._common import CommandError, ExitCode, OutputError, complain, explain, flush
 
 __all__ = ["main"]
 
-_COMMANDS = (_echo, _info)
+_COMMANDS = (_echo, _info, _run)
 
 _EPILOG = """\
 exit status:
@@ -28,6 +28,7 @@ exit status:
   130  interrupted by Ctrl-C
   141  the reader of the output has gone
 
+'run' ends as the program does; 126 and 127 mean that there was nothing to run.
 'smcsock COMMAND --help' tells more about a command.
 """
 

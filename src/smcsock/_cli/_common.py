@@ -29,6 +29,8 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     NO_SMC = 3
+    CANNOT_RUN = 126
+    NOT_FOUND = 127
     INTERRUPTED = 130
     OUTPUT_GONE = 141
 
