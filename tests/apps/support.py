@@ -2,10 +2,15 @@
 
 import asyncio
 import contextlib
+import json
 import re
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +25,7 @@ from smcsock import Mode
 
 ROOT = Path(__file__).resolve().parents[2]
 TLS = ROOT / "tests/data/tls.pem"
+HERE = Path(__file__).parent
 RECIPES = ROOT / "docs/recipes.md"
 
 IS_FOR_HERE = VM_MODE in (None, "smcd")
@@ -131,3 +137,47 @@ def http_server(
         netloc = f"[{host}]" if is_ipv6 else host
         with in_thread(lambda: server.serve_forever(0.05), server.shutdown):
             yield f"{'https' if tls else 'http'}://{netloc}:{server.server_port}/"
+
+
+def connect(port: int) -> Any:
+    """A connection to a server that may have to start first."""
+    connection_class = recipe("http.client, urllib and xmlrpc").SMCConnection
+    connection = connection_class("127.0.0.1", port, timeout=60)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            connection.connect()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        else:
+            return connection
+
+
+class Program:
+    """A Python program under 'smcsock run', and what that reported of it."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self._report = directory / "report"
+        run = [sys.executable, "-m", "smcsock", "run", f"--report-to={self._report}", "--json"]
+        self.command = [*run, *arguments]
+
+    def run(self) -> str:
+        """Runs it; what it printed."""
+        return subprocess.run(
+            self.command, cwd=HERE, check=True, stdout=subprocess.PIPE, text=True, timeout=100
+        ).stdout
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Runs it until the context is left, then ends it with SIGTERM."""
+        with subprocess.Popen(self.command, cwd=HERE) as process:
+            try:
+                yield
+            finally:
+                process.send_signal(signal.SIGTERM)
+
+    def connections(self) -> dict[tuple[str, str, int | None], int]:
+        """How many connections there were by side, mode and reason."""
+        report = json.loads(self._report.read_text())
+        return {(c["side"], c["mode"], c["reason"]): c["count"] for c in report["connections"]}

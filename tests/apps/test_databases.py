@@ -19,8 +19,10 @@ from pathlib import Path
 import pytest
 
 import smcsock
-from apps.support import application, free_port, in_thread, recipe
+from apps.support import Program, application, free_port, in_thread, recipe
 from smcsock import Mode
+
+PEERNOSMC = 0x03010000
 
 redis = application("redis")
 pg8000 = application("pg8000.dbapi", "pg8000")
@@ -142,7 +144,7 @@ def check(sock: smcsock.socket, is_smc: bool, mode: Mode) -> None:
     assert info.mode is (mode if is_smc else Mode.TCP)
     if not is_smc and smcsock.has_smc():
         assert info.reason
-        assert info.reason.name == "PEERNOSMC"
+        assert info.reason.code == PEERNOSMC
 
 
 def test_redis(redis_port: int, is_smc: bool, mode: Mode) -> None:
@@ -176,3 +178,37 @@ def test_postgres(postgres_port: int, is_smc: bool, mode: Mode) -> None:
         cursor.executemany("INSERT INTO t VALUES (%s, %s)", [(1, b"one"), (2, value)])
         cursor.execute("SELECT value FROM t ORDER BY n")
         assert cursor.fetchall() == ([b"one"], [value])
+
+
+REDIS = """
+import sys, redis
+for port in sys.argv[1:]:
+    with redis.Redis(port=int(port)) as client:
+        client.set("key", b"x" * 100_000)
+        print(len(client.get("key")))
+"""
+
+POSTGRES = """
+import sys, pg8000.native
+for port in sys.argv[1:]:
+    connection = pg8000.native.Connection("postgres", host="127.0.0.1", port=int(port))
+    print(len(connection.run("SELECT repeat('x', 100000)")[0][0]))
+    connection.close()
+"""
+
+
+@pytest.mark.parametrize(("code", "fixture"), [(REDIS, "redis_port"), (POSTGRES, "postgres_port")])
+def test_under_run(
+    code: str, fixture: str, request: pytest.FixtureRequest, tmp_path: Path, mode: Mode
+) -> None:
+    tcp_port = request.getfixturevalue(fixture)
+    with relay(tcp_port) as smc_port:
+        program = Program(tmp_path, "-c", code, str(tcp_port), str(smc_port))
+        assert program.run().split() == ["100000", "100000"]
+    connections = program.connections()
+    expected = {
+        ("connect", Mode.TCP, PEERNOSMC if smcsock.has_smc() else None),
+        ("connect", mode, None),
+    }
+    assert set(connections) == expected
+    assert sum(connections.values()) == 2

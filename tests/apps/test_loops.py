@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from functools import partial
 from typing import Any
 
 import pytest
@@ -103,21 +104,22 @@ def test_anyio(backend: str, mode: Mode) -> None:
     anyio.run(main, backend=backend)
 
 
-def test_trio(mode: Mode) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_trio(host: str, mode: Mode) -> None:
     names = recipe("trio")
 
     async def echo(stream: Any) -> None:
-        assert names.is_smc(stream) is (mode is not Mode.TCP)
+        assert names.smc_info(stream).mode is mode
         async for data in stream:
             await stream.send_all(data)
 
     async def main() -> None:
-        listener = names.smc_listener("127.0.0.1", 0)
-        host, port = listener.socket.getsockname()
+        trio.socket.set_custom_socket_factory(names.SMCSocketFactory())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.serve_listeners, echo, [listener])
-            async with await names.open_smc_stream(host, port) as stream:
-                assert mode_of(stream.socket) is mode
+            (listener,) = await nursery.start(partial(trio.serve_tcp, echo, 0, host=host))
+            port = listener.socket.getsockname()[1]
+            async with await trio.open_tcp_stream(host, port) as stream:
+                assert names.smc_info(stream).mode is mode
                 nursery.start_soon(stream.send_all, DATA)
                 received = b""
                 while len(received) < len(DATA):
@@ -128,15 +130,26 @@ def test_trio(mode: Mode) -> None:
     trio.run(main)
 
 
-def test_trio_connects_by_itself(mode: Mode) -> None:
-    async def main(address: tuple[str, int]) -> None:
-        unconnected = smcsock.socket(socket.AF_INET).to_stdlib()
-        with trio.socket.from_stdlib_socket(unconnected) as sock:
-            await sock.connect(address)
-            assert mode_of(sock) is mode
+def test_trio_is_refused(unused_port: int) -> None:
+    async def main() -> None:
+        trio.socket.set_custom_socket_factory(recipe("trio").SMCSocketFactory())
+        await trio.open_tcp_stream("127.0.0.1", unused_port)
 
-    with smcsock.create_server(("127.0.0.1", 0)) as listener:
-        trio.run(main, listener.getsockname())
+    with pytest.raises(OSError, match="all attempts to connect"):
+        trio.run(main)
+
+
+def test_other_sockets_of_trio_stay_what_they_are() -> None:
+    async def main() -> None:
+        trio.socket.set_custom_socket_factory(recipe("trio").SMCSocketFactory())
+        for family, type in (
+            (socket.AF_UNIX, socket.SOCK_STREAM),
+            (socket.AF_INET, socket.SOCK_DGRAM),
+        ):
+            with trio.socket.socket(family, type) as sock:
+                assert (sock.family, sock.type) == (family, type)
+
+    trio.run(main)
 
 
 def test_trio_insists_on_the_exact_type() -> None:

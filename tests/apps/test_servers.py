@@ -3,38 +3,17 @@
 import contextlib
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from apps.support import LOOPS, application, free_port, in_thread, recipe, recipe_code
+from apps.asgi import app
+from apps.support import LOOPS, application, connect, free_port, in_thread, recipe, recipe_code
 from smcsock import Mode
 
 uvicorn = application("uvicorn")
 application("gunicorn")
-
-
-async def hello(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
-    await send({"type": "http.response.body", "body": b"hello"})
-
-
-def connect(port: int) -> Any:
-    """A connection to a server that may have to start first."""
-    connection_class = recipe("http.client, urllib and xmlrpc").SMCConnection
-    connection = connection_class("127.0.0.1", port, timeout=60)
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            connection.connect()
-        except ConnectionRefusedError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        else:
-            return connection
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -43,7 +22,7 @@ def test_uvicorn(loop: str, mode: Mode) -> None:
         application("uvloop")
     port = free_port()
     config = uvicorn.Config(
-        hello, port=port, loop=loop, lifespan="off", log_level="warning", ws="none"
+        app, port=port, loop=loop, lifespan="off", log_level="warning", ws="none"
     )
     server = recipe("uvicorn").SMCServer(config)
 
