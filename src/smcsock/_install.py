@@ -260,18 +260,8 @@ class Socket(socket):
         new._options = None
         return new
 
-    @classmethod
-    def _rebuild(cls, *state: Any) -> socket:
-        """In another process: under what is installed there."""
-        if _current is None:
-            return socket._rebuild(*state)
-        if cls is _ConnectingSocket:
-            return Socket._rebuild(*state)
-        new = super()._rebuild(*state)
-        assert isinstance(new, Socket)
-        new._set_up(_current)
-        new._options = None
-        return new
+    def _rebuilder(self) -> Callable[..., socket]:
+        return _rebuild
 
     # ---- Options, and what they rule out
 
@@ -473,6 +463,17 @@ class Socket(socket):
     def _settle(self) -> None:
         if self._inode and self._settings.report is not None:
             self._settings.report._closing(self._inode)
+
+
+def _rebuild(*state: Any) -> socket:
+    """In the process that receives a socket from another one, under what is installed there."""
+    if _current is None:
+        return socket._rebuild(*state)
+    new = Socket._rebuild(*state)
+    assert isinstance(new, Socket)
+    new._set_up(_current)
+    new._options = None
+    return new
 
 
 class _OptionRefused(Exception):

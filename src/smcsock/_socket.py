@@ -7,6 +7,7 @@ import select
 import socket as _stdlib
 import stat
 import sys
+from collections.abc import Callable
 from operator import index
 from typing import Any, Literal, TypeAlias
 
@@ -398,7 +399,10 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         if reduction is None or sys._getframe(1).f_globals is not vars(reduction):
             return super().__reduce_ex__(protocol)
         state = self._family, self._inet, self._proto, self._is_tcp
-        return self._rebuild, (reduction.DupFd(self.fileno()), *state)
+        return self._rebuilder(), (reduction.DupFd(self.fileno()), *state)
+
+    def _rebuilder(self) -> Callable[..., "socket"]:
+        return _rebuild
 
     @classmethod
     def _rebuild(
@@ -408,6 +412,11 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         new._family, new._inet, new._proto, new._is_tcp = family, inet, proto, is_tcp
         new._adopt(duplicate.detach(), _SOCK_STREAM)
         return new
+
+
+def _rebuild(*state: Any) -> socket:
+    """In the process that receives a socket from another one."""
+    return socket._rebuild(*state)
 
 
 def fromfd(fd: int, *, fallback: Fallback | None = None) -> socket:
