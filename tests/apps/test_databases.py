@@ -13,13 +13,14 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import smcsock
-from apps.support import Program, application, free_port, in_thread, recipe
+from apps.support import Program, application, free_port, http_server, in_thread, recipe
 from smcsock import Mode
 
 PEERNOSMC = 0x03010000
@@ -180,35 +181,28 @@ def test_postgres(postgres_port: int, is_smc: bool, mode: Mode) -> None:
         assert cursor.fetchall() == ([b"one"], [value])
 
 
-REDIS = """
-import sys, redis
-for port in sys.argv[1:]:
-    with redis.Redis(port=int(port)) as client:
+PROGRAM = """
+import sys, pg8000.native, redis, requests
+
+url, *ports = sys.argv[1:]
+print(requests.get(url).text)
+for redis_port, postgres_port in (ports[:2], ports[2:]):
+    with redis.Redis(port=int(redis_port)) as client:
         client.set("key", b"x" * 100_000)
         print(len(client.get("key")))
-"""
-
-POSTGRES = """
-import sys, pg8000.native
-for port in sys.argv[1:]:
-    connection = pg8000.native.Connection("postgres", host="127.0.0.1", port=int(port))
-    print(len(connection.run("SELECT repeat('x', 100000)")[0][0]))
-    connection.close()
+    client = pg8000.native.Connection("postgres", host="127.0.0.1", port=int(postgres_port))
+    print(len(client.run("SELECT repeat('x', 100000)")[0][0]))
+    client.close()
 """
 
 
-@pytest.mark.parametrize(("code", "fixture"), [(REDIS, "redis_port"), (POSTGRES, "postgres_port")])
-def test_under_run(
-    code: str, fixture: str, request: pytest.FixtureRequest, tmp_path: Path, mode: Mode
-) -> None:
-    tcp_port = request.getfixturevalue(fixture)
-    with relay(tcp_port) as smc_port:
-        program = Program(tmp_path, "-c", code, str(tcp_port), str(smc_port))
-        assert program.run().split() == ["100000", "100000"]
-    connections = program.connections()
-    expected = {
-        ("connect", Mode.TCP, PEERNOSMC if smcsock.has_smc() else None),
-        ("connect", mode, None),
-    }
-    assert set(connections) == expected
-    assert sum(connections.values()) == 2
+def test_clients_under_run(redis_port: int, postgres_port: int, tmp_path: Path, mode: Mode) -> None:
+    application("requests")
+    with http_server() as url, relay(redis_port) as redis_relay, relay(postgres_port) as pg_relay:
+        ports = redis_port, postgres_port, redis_relay, pg_relay
+        program = Program(tmp_path, "-c", PROGRAM, url, *map(str, ports))
+        assert program.run().split() == [mode, *["100000"] * 4]
+    expected: Counter[tuple[str, Mode, int | None]] = Counter()
+    expected["connect", mode, None] += 3
+    expected["connect", Mode.TCP, PEERNOSMC if smcsock.has_smc() else None] += 2
+    assert program.connections() == expected

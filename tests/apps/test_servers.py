@@ -5,26 +5,36 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from apps.asgi import app
-from apps.support import LOOPS, application, connect, free_port, in_thread, recipe, recipe_code
+import smcsock
+from apps.support import (
+    LOOPS,
+    Program,
+    application,
+    connect,
+    free_port,
+    in_thread,
+    recipe,
+    recipe_code,
+)
 from smcsock import Mode
 
 uvicorn = application("uvicorn")
 application("gunicorn")
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_uvicorn(loop: str, mode: Mode) -> None:
-    if loop == "uvloop":
-        application("uvloop")
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+def check_uvicorn(server_class: Any, loop: str, mode: Mode) -> None:
     port = free_port()
-    config = uvicorn.Config(
-        app, port=port, loop=loop, lifespan="off", log_level="warning", ws="none"
-    )
-    server = recipe("uvicorn").SMCServer(config)
+    config = uvicorn.Config(app, port=port, loop=loop, lifespan="off", log_level="warning")
+    server = server_class(config)
 
     def stop() -> None:
         server.should_exit = True
@@ -33,6 +43,18 @@ def test_uvicorn(loop: str, mode: Mode) -> None:
         connection.request("GET", "/")
         assert connection.getresponse().read() == b"hello"
         assert connection.sock.smc_info().mode is mode
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_uvicorn(loop: str, mode: Mode) -> None:
+    if loop == "uvloop":
+        application("uvloop")
+    check_uvicorn(recipe("uvicorn").SMCServer, loop, mode)
+
+
+def test_uvicorn_unchanged(mode: Mode) -> None:
+    with smcsock.installed():
+        check_uvicorn(uvicorn.Server, "asyncio", mode)
 
 
 def test_gunicorn_with_two_workers(mode: Mode) -> None:
@@ -50,6 +72,15 @@ def running(*arguments: str) -> Iterator[None]:
             yield
         finally:
             process.terminate()
+
+
+def test_gunicorn_under_run(tmp_path: Path, mode: Mode) -> None:
+    port = free_port()
+    arguments = f"--bind=127.0.0.1:{port}", "--workers=2", "--log-level=warning", "wsgi:app"
+    program = Program(tmp_path, "--children", "-m", "gunicorn", *arguments)
+    with program.running():
+        check_two_workers(port, mode)
+    assert program.connections() == {("accept", mode, None): 2}
 
 
 def check_two_workers(port: int, mode: Mode) -> None:
