@@ -10,20 +10,23 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import posix
 import select
 import socket
 import socketserver
 import ssl
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from socket import create_connection as early_create_connection
 from socket import socket as early_socket
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from conftest import INET, INET6, VM_MODE, Presentation
+from received import send_on
 from test_timeouts import black_hole
 
 import smcsock
@@ -54,6 +57,7 @@ def nothing_left() -> Iterator[None]:
     yield
     assert "__new__" not in vars(socket.socket)
     assert ssl.SSLContext.sslsocket_class is ssl.SSLSocket
+    assert os.sendfile is posix.sendfile
 
 
 @contextlib.contextmanager
@@ -480,6 +484,36 @@ async def asyncio_open(address: Any) -> None:
     writer.close()
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_files_are_sent_to_their_end(offset: int) -> None:
+    """The kernel's SMC keeps back the last bytes when sendfile(2) is asked for more."""
+    content = bytes(range(250)) * 1000
+    received = bytearray()
+
+    async def send(file: IO[bytes], server: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        _, writer = await asyncio.open_connection(sock=server)
+        assert await loop.sendfile(writer.transport, file, offset) == len(content) - offset
+        while len(received) < len(content) - offset:
+            await asyncio.sleep(0.01)
+        writer.close()
+
+    def receive(client: socket.socket) -> None:
+        while len(received) < len(content) - offset:
+            received.extend(client.recv(100_000))
+
+    with (
+        tempfile.TemporaryFile() as file,
+        smcsock.installed(),
+        connected() as (client, server),
+        in_thread(receive, client),
+    ):
+        client.settimeout(LIMIT)
+        file.write(content)
+        asyncio.run(asyncio.wait_for(send(file, server), LIMIT))
+    assert received == content[offset:]
+
+
 def test_ports_can_be_shared(mode: Mode) -> None:
     report = Report()
     with (
@@ -498,14 +532,6 @@ def test_ports_can_be_shared(mode: Mode) -> None:
 
 
 # ----- other processes
-
-
-def send_on(pipe: Any) -> None:
-    """In another process, which receives a socket."""
-    sock = pipe.recv()
-    with sock:
-        sock.sendall(type(sock).__module__.encode())
-    pipe.close()
 
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=slow)])
@@ -908,6 +934,9 @@ def test_so_error_tells_of_a_connect_that_came_to_nothing(smc_mode: Mode) -> Non
         sock.setblocking(False)
         assert sock.connect_ex(listener.getsockname()) == errno.EINPROGRESS
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
-        assert select.select([], [sock], [], LIMIT)[1]
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        assert poll.poll(LIMIT * 1000)
+        assert not select.select([], [sock], [], 0)[1]
         assert socket.socket.getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR) == 0
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNABORTED
