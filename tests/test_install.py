@@ -815,6 +815,11 @@ def test_an_option_that_smc_does_not_have(required: bool, smc_mode: Mode) -> Non
 # ----- require_smc
 
 
+def read_file(sock: socket.socket) -> bytes:
+    with sock.makefile("rb") as file:
+        return file.read(1)
+
+
 def refused(report: Report) -> dict[tuple[str, bool], int]:
     return {(o.side, o.refused): count for o, count in report.connections().items()}
 
@@ -879,7 +884,7 @@ def test_a_required_connection_of_asyncio_must_not_fall_back(smc_mode: Mode) -> 
         lambda sock: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR),
         lambda sock: sock.shutdown(socket.SHUT_WR),
         lambda sock: sock.connect(("127.0.0.1", 1)),
-        lambda sock: sock.makefile("rb", 0).read(1),
+        read_file,
         lambda sock: ssl.create_default_context().wrap_socket(
             sock, server_hostname="h", do_handshake_on_connect=False
         ),
