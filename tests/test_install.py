@@ -873,6 +873,55 @@ def test_a_required_connection_of_asyncio_must_not_fall_back(smc_mode: Mode) -> 
     assert refused(report) == {("connect", True): 1}
 
 
+def test_a_required_socketserver_goes_on(smc_mode: Mode) -> None:
+    if smc_mode is Mode.TCP:
+        pytest.skip(NEEDS_SMC)
+    with smcsock.installed(require_smc=True):
+        server = socketserver.TCPServer(("127.0.0.1", 0), Echo)
+    with server, in_thread(server.serve_forever, 0.05):
+        try:
+            for client in (PlainSocket(V4), INET.open()):
+                with client:
+                    client.settimeout(LIMIT)
+                    client.connect(server.server_address)
+                    expected = b"" if isinstance(client, PlainSocket) else b"page"
+                    assert answer(client) == expected
+        finally:
+            server.shutdown()
+
+
+def test_a_required_asyncio_server_goes_on(
+    smc_mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
+    if smc_mode is Mode.TCP:
+        pytest.skip(NEEDS_SMC)
+
+    async def main() -> list[bytes]:
+        answers = []
+        loop = asyncio.get_running_loop()
+        async with await asyncio.start_server(asyncio_echo, "127.0.0.1", 0) as server:
+            for client in (PlainSocket(V4), INET.open()):
+                with client:
+                    client.settimeout(LIMIT)
+                    address = server.sockets[0].getsockname()
+                    await loop.run_in_executor(None, client.connect, address)
+                    answers.append(await loop.run_in_executor(None, answer, client))
+        return answers
+
+    with smcsock.installed(require_smc=True):
+        assert asyncio.run(main()) == [b"", b"page"]
+    assert "FallbackError" in caplog.text
+
+
+def answer(client: socket.socket) -> bytes:
+    """What an echo server answers; nothing if it has ended the connection."""
+    try:
+        client.sendall(b"page\n")
+        return client.recv(100)
+    except (BrokenPipeError, ConnectionResetError):
+        return b""
+
+
 @pytest.mark.parametrize(
     "use",
     [
