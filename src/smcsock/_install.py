@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._info import Mode
 from ._smcsock import AF_SMC, IPPROTO_SMC
-from ._socket import Fallback, _tcp_allowed, socket
+from ._socket import Fallback, _tcp_allowed, socket, until_end
 from ._tally import NO_SMC, NOT_SELECTED, Outcome, Report, Side
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _INET_FAMILIES = (_stdlib.AF_INET, _stdlib.AF_INET6)
 _TCP_PROTOS = (-1, 0, _stdlib.IPPROTO_TCP)
 _TYPE_FLAGS = _stdlib.SOCK_NONBLOCK | _stdlib.SOCK_CLOEXEC
 
+_os_sendfile = os.sendfile
 _base_new = _stdlib.socket.__new__
 _base_init = _stdlib.socket.__init__
 _base_detach = _stdlib.socket.detach
@@ -136,6 +137,7 @@ def _push(settings: _Settings) -> None:
     with _lock:
         if not _stack:
             _set_sslsocket_class()
+            os.sendfile = _sendfile
             _stdlib.socket.__new__ = _new  # type: ignore[method-assign, assignment]
         _stack.append(settings)
         _current = settings
@@ -147,6 +149,8 @@ def _remove(settings: _Settings) -> None:
     _current = _stack[-1] if _stack else None
     if not _stack:
         del _stdlib.socket.__new__
+        if os.sendfile is _sendfile:
+            os.sendfile = _os_sendfile
         _restore_sslsocket_class()
 
 
@@ -195,6 +199,17 @@ def _is_smc(fd: Any) -> bool:
         return False
     finally:
         probe.detach()
+
+
+def _sendfile(out_fd: int, in_fd: int, offset: int | None, count: int, *rest: Any) -> int:
+    """In the place of os.sendfile(): sends the same, but does not ask for more than there is.
+
+    See until_end(); asyncio calls it with the descriptor of the socket.
+    """
+    with contextlib.suppress(OSError, TypeError):
+        start = os.lseek(in_fd, 0, os.SEEK_CUR) if offset is None else offset
+        count = until_end(in_fd, start, count) or 0
+    return _os_sendfile(out_fd, in_fd, offset, count, *rest)
 
 
 class Socket(socket):

@@ -19,6 +19,16 @@ class _Pattern:
     networks: tuple[_Network, ...] | None
     port: int | None
 
+    def texts(self) -> list[str]:
+        """As patterns without names."""
+        port = "*" if self.port is None else str(self.port)
+        if self.networks is None:
+            return [f"*:{port}"]
+        return [
+            f"[{network}]:{port}" if network.version == 6 else f"{network}:{port}"
+            for network in self.networks
+        ]
+
     def matches(self, address: _Address, port: int) -> bool:
         if self.port not in (None, port):
             return False
@@ -39,6 +49,11 @@ class Selection:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns = [_parse(pattern) for pattern in patterns]
+
+    @property
+    def patterns(self) -> list[str]:
+        """Patterns that say the same without names."""
+        return [text for pattern in self._patterns for text in pattern.texts()]
 
     def matches(self, address: Any, family: int) -> bool:
         """Whether a socket address of AF_INET or AF_INET6 is selected.

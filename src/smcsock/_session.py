@@ -57,11 +57,7 @@ def begin(hook: str) -> None:
     if not run.children:
         _forget(hook)
     report = Report() if run.spool else None
-    try:
-        install(require_smc=run.require_smc, fallback=run.fallback, only=run.only, report=report)
-    except (OSError, ValueError) as error:  # a name that was known a moment ago
-        os.write(2, f"smcsock: {error}\n".encode(errors="backslashreplace"))
-        os._exit(1)
+    install(require_smc=run.require_smc, fallback=run.fallback, only=run.only, report=report)
     if report is not None:
         _Reporter(run, report).start()
 
@@ -69,8 +65,7 @@ def begin(hook: str) -> None:
 def _forget(hook: str) -> None:
     """Leaves the environment as it would be without smcsock."""
     del os.environ[_VARIABLE]
-    entries = os.environ[_PATH].split(os.pathsep)
-    entries.remove(hook)
+    entries = [entry for entry in os.environ[_PATH].split(os.pathsep) if entry != hook]
     if entries:
         os.environ[_PATH] = os.pathsep.join(entries)
     else:
@@ -122,7 +117,7 @@ class _Reporter:
         """Adds counts to the spool, in one write; False if the first process has ended."""
         try:
             fd = os.open(self._run.spool, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except OSError:
             return False
         try:
             os.write(fd, _as_json(counts).encode() + b"\n")
@@ -134,7 +129,7 @@ class _Reporter:
         """The counts of all processes, and how many processes those are."""
         total = Counter(counts)
         processes = 1
-        with open(self._run.spool, encoding="ascii") as spool:
+        with contextlib.suppress(OSError), open(self._run.spool, encoding="ascii") as spool:
             os.unlink(self._run.spool)
             for line in spool:
                 processes += 1

@@ -89,7 +89,7 @@ def until_end(file: Any, offset: int, count: int | None) -> int | None:
     bytes then stay where they are (the kernel's smc_sock_ops has no splice_eof).
     """
     try:
-        status = os.fstat(file.fileno())
+        status = os.fstat(file if isinstance(file, int) else file.fileno())
     except (AttributeError, OSError):  # as of io.BytesIO
         return count
     left = status.st_size - offset

@@ -106,7 +106,7 @@ def _run(options: argparse.Namespace) -> NoReturn:
     wants_report = options.report or options.report_to is not None
     if options.json and not wants_report:
         options.fail("--json is for --report and --report-to")
-    _check_selection(options)
+    only = _selection(options)
     command = _command(options)
     _check_kernel(options)
     report_to = _open_report(options.report_to)
@@ -114,7 +114,7 @@ def _run(options: argparse.Namespace) -> NoReturn:
         pid=os.getpid(),
         require_smc=options.require_smc,
         fallback=options.fallback,
-        only=options.only,
+        only=only,
         children=options.children,
         spool=_open_spool() if wants_report else "",
         report_to=report_to,
@@ -141,11 +141,15 @@ def _check_kernel(options: argparse.Namespace) -> None:
     raise CommandError(f"{NO_SMC}{hint}", ExitCode.NO_SMC)
 
 
-def _check_selection(options: argparse.Namespace) -> None:
+def _selection(options: argparse.Namespace) -> list[str] | None:
+    """The patterns of --only, names resolved: once, for all processes."""
+    if options.only is None:
+        return None
     try:
-        Selection(options.only or ())
+        return Selection(options.only).patterns
     except ValueError as error:
         options.fail(f"argument --only: {error}")
+        raise
     except OSError as error:
         raise CommandError(f"--only: {explain(error)}") from None
 
@@ -184,7 +188,9 @@ def _command(options: argparse.Namespace) -> list[str]:
     if not program:
         options.fail("nothing to run: give a PROGRAM, -m MODULE or -c CODE")
     name, *arguments = program
-    is_file = os.path.exists(name)
+    if name == "-":
+        return [*_python(), *program]
+    is_file = os.path.isfile(name) or os.path.exists(os.path.join(name, "__main__.py"))
     path = name if is_file else shutil.which(name)
     if path is None:
         raise CommandError(f"there is no program {name!r}", ExitCode.NOT_FOUND)

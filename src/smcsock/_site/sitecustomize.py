@@ -11,12 +11,12 @@ def _begin(here: str) -> None:
     root = os.path.dirname(os.path.dirname(here))
     try:
         import smcsock._session
-    except ImportError:
+    except Exception:
         # Another Python, or another environment. The extension may do for it, too.
         sys.path.append(root)
         try:
             import smcsock._session
-        except ImportError as error:
+        except Exception as error:
             _give_up(error)
             return
         finally:
@@ -24,7 +24,7 @@ def _begin(here: str) -> None:
     smcsock._session.begin(here)
 
 
-def _give_up(error: ImportError) -> None:
+def _give_up(error: Exception) -> None:
     import json
 
     must = json.loads(os.environ["SMCSOCK_RUN"])["require_smc"]
