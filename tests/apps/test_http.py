@@ -1,6 +1,7 @@
 """The standard library's HTTP: http.server, http.client, urllib."""
 
 import http.client
+import ssl
 import urllib.request
 from urllib.parse import urlsplit
 
@@ -23,6 +24,13 @@ def test_client_and_server(host: str, mode: Mode) -> None:
         connection = recipe(CLIENT).SMCConnection(urlsplit(url).netloc)
         assert ask(connection) == mode
         assert connection.sock.smc_info().mode is mode
+        connection.close()
+
+
+def test_tls(mode: Mode, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext) -> None:
+    with http_server(tls=server_tls) as url:
+        connection = recipe(CLIENT).SMCSConnection(urlsplit(url).netloc, context=client_tls)
+        assert ask(connection) == mode
         connection.close()
 
 

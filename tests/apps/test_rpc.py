@@ -1,6 +1,7 @@
 """xmlrpc and multiprocessing.connection of the standard library."""
 
 import multiprocessing.connection
+import ssl
 import xmlrpc.client
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import AuthenticationError
@@ -18,15 +19,21 @@ class Handler(SimpleXMLRPCRequestHandler):
         return str(mode_of(self.connection))
 
 
-def test_xmlrpc(mode: Mode) -> None:
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_xmlrpc(
+    has_tls: bool, mode: Mode, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+) -> None:
     mixin = recipe("http.server and socketserver").SMCServer
+    names = recipe("http.client, urllib and xmlrpc")
 
     class Server(mixin, SimpleXMLRPCServer):  # type: ignore[misc, valid-type]
         pass
 
-    transport = recipe("http.client, urllib and xmlrpc").SMCTransport()
+    transport = names.SMCSafeTransport(context=client_tls) if has_tls else names.SMCTransport()
     with Server(("127.0.0.1", 0), Handler, logRequests=False) as server:
-        url = "http://{}:{}".format(*server.server_address)
+        if has_tls:
+            server.socket = server_tls.wrap_socket(server.socket, server_side=True)
+        url = "{}://{}:{}".format("https" if has_tls else "http", *server.server_address)
         with (
             in_thread(lambda: server.serve_forever(0.05), server.shutdown),
             xmlrpc.client.ServerProxy(url, transport) as proxy,

@@ -52,9 +52,10 @@ def test_uvicorn(loop: str, mode: Mode) -> None:
     check_uvicorn(recipe("uvicorn").SMCServer, loop, mode)
 
 
-def test_uvicorn_unchanged(mode: Mode) -> None:
+@pytest.mark.parametrize("loop", LOOPS)
+def test_uvicorn_unchanged(loop: str, mode: Mode) -> None:
     with smcsock.installed():
-        check_uvicorn(uvicorn.Server, "asyncio", mode)
+        check_uvicorn(uvicorn.Server, loop, mode)
 
 
 def test_gunicorn_with_two_workers(mode: Mode) -> None:
