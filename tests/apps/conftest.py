@@ -13,7 +13,7 @@ from apps.support import IS_FOR_HERE, TLS
 from smcsock import Mode
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)  # before the fixtures that start servers
 def is_for_here() -> None:
     if not IS_FOR_HERE:
         pytest.skip("applications are run over SMC-D only")
@@ -48,7 +48,7 @@ def client_tls() -> ssl.SSLContext:
 
 @pytest.fixture
 def unused_port() -> Iterator[int]:
-    """A port that nobody listens on, or gets by chance meanwhile."""
+    """A port that nobody listens on, and that is taken, so that nobody will."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]

@@ -122,7 +122,12 @@ def postgres_port(directory: Path) -> Iterator[int]:
         shutil.chown(cluster, user)
     init = [program("initdb"), "--no-sync", "--no-locale", "--auth=trust", "--username=postgres"]
     subprocess.run(
-        [*init, f"--pgdata={cluster}"], user=user, cwd=cluster, check=True, capture_output=True
+        [*init, f"--pgdata={cluster}"],
+        user=user,
+        cwd=cluster,
+        check=True,
+        stdout=subprocess.PIPE,
+        timeout=300,
     )
     command = [program("postgres"), f"-D{cluster}", f"-p{port}", f"-k{cluster}", "-F"]
     with tcp_server(command, user, cluster):

@@ -58,6 +58,13 @@ def test_uvicorn_unchanged(loop: str, mode: Mode) -> None:
         check_uvicorn(uvicorn.Server, loop, mode)
 
 
+@pytest.fixture
+def control_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps gunicorn's out of the user's directories."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+@pytest.mark.usefixtures("control_socket")
 def test_gunicorn_with_two_workers(mode: Mode) -> None:
     port = free_port()
     arguments = ("127.0.0.1", port), "--workers=2", "--log-level=warning", "wsgi:app"
@@ -75,6 +82,7 @@ def running(*arguments: str) -> Iterator[None]:
             process.terminate()
 
 
+@pytest.mark.usefixtures("control_socket")
 def test_gunicorn_under_run(tmp_path: Path, mode: Mode) -> None:
     port = free_port()
     arguments = f"--bind=127.0.0.1:{port}", "--workers=2", "--log-level=warning", "wsgi:app"
