@@ -525,6 +525,9 @@ def _first_use(name: str) -> Callable[..., Any]:
     return use
 
 
+# As the name in messages, too.
+Socket.__name__ = _ConnectingSocket.__name__ = "socket"
+
 for _name in (
     "recv",
     "recv_into",
