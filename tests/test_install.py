@@ -620,15 +620,16 @@ def test_the_report_knows_connections_that_have_ended(ending: str, mode: Mode) -
     assert modes(report) == {("connect", mode): 1, ("accept", mode): 1}
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-def test_connections_that_nobody_closes_are_counted() -> None:
+@pytest.mark.filterwarnings("ignore:unclosed <smcsock.socket:ResourceWarning")
+def test_the_report_knows_connections_that_nobody_closes(smc_mode: Mode) -> None:
     report = Report()
-    with smcsock.installed(report=report):
-        with tcp_listener() as listener:
-            for _ in range(3):
-                socket.create_connection(listener.getsockname())
-        gc.collect()
-    assert sum(report.connections().values()) == 3
+    with tcp_listener() as listener, smcsock.installed(report=report):
+        for _ in range(3):
+            socket.create_connection(listener.getsockname())
+            gc.collect()
+    ((outcome, count),) = report.connections().items()
+    assert (outcome.mode, count, outcome.note) == (Mode.TCP, 3, "")
+    assert outcome.reason
 
 
 def test_many_connections_are_asked_about_at_once(mode: Mode) -> None:

@@ -350,6 +350,8 @@ def test_wrong_usage(
         (("./none.py",), 127, "there is no program './none.py'"),
         (("ls",), 126, "is a binary, not a Python program: for those, smc-tools has smc_run"),
         (("{shell}",), 126, "is a script of '/bin/sh -e', not a Python program"),
+        (("python3", "-I", "-c", ""), 1, "not with -I, -E or -S"),
+        (("python3", "-W", "error", "-uXdev", "-qS"), 1, "not with -I, -E or -S"),
         (("--report-to", "/dev/full/x", "-c", ""), 1, "cannot write the report to /dev/full/x"),
     ],
     ids=str,

@@ -413,6 +413,34 @@ def sendfile_sends_a_part(sock: socket.socket, peer: socket.socket) -> object:
 
 
 @same_as_tcp
+def sendfile_with_a_timeout_leaves_nothing_behind(
+    sock: socket.socket, peer: socket.socket
+) -> object:
+    # As above, but the stream goes on: nothing pushes out what the kernel keeps back.
+    sock.settimeout(LIMIT)
+    data = bytes(range(256)) * 1021
+    with tempfile.TemporaryFile() as file, in_thread(receive, peer, len(data)) as received:
+        file.write(data)
+        file.flush()
+        sent = sock.sendfile(file)
+    return sent, hashlib.sha256(received.result()).hexdigest()
+
+
+@same_as_tcp
+def sendfile_from_an_offset_leaves_nothing_behind(
+    sock: socket.socket, peer: socket.socket
+) -> object:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"0123456789")
+        file.flush()
+        return [
+            (sock.sendfile(file, offset=2), file.tell(), receive(peer, 8)),
+            (sock.sendfile(file, offset=4, count=100), file.tell(), receive(peer, 6)),
+            (sock.sendfile(file, offset=10), sock.sendfile(file, offset=12)),
+        ]
+
+
+@same_as_tcp
 def sendfile_sends_what_is_no_file(sock: socket.socket, peer: socket.socket) -> object:
     return sock.sendfile(io.BytesIO(b"0123456789"), 2, 5), receive(peer, 5)
 

@@ -470,6 +470,13 @@ class Socket(socket):
         finally:
             super()._real_close(*args)  # type: ignore[misc]
 
+    def __del__(self) -> None:
+        # Nobody has closed it. Not all attributes need be there.
+        if getattr(self, "_inode", 0):
+            with contextlib.suppress(Exception):
+                self._settle()
+        super().__del__()  # type: ignore[misc]
+
     def _ending(self) -> None:
         with contextlib.suppress(OSError):  # nobody is interested any more
             self._conclude()
@@ -517,6 +524,9 @@ def _first_use(name: str) -> Callable[..., Any]:
     use.__name__, use.__doc__ = name, method.__doc__
     return use
 
+
+# As the name in messages, too.
+Socket.__name__ = _ConnectingSocket.__name__ = "socket"
 
 for _name in (
     "recv",

@@ -9,7 +9,7 @@ __all__ = ["SSLSocket"]
 
 
 class SSLSocket(_ssl.SSLSocket, socket):
-    """A TLS connection over SMC: a ssl.SSLSocket that is a smcsock.socket too.
+    """A TLS connection over SMC: an ssl.SSLSocket that is a smcsock.socket too.
 
     Made by a context whose ``sslsocket_class`` it is, of a smcsock.socket of any
     presentation, which it goes on to have::
@@ -17,7 +17,7 @@ class SSLSocket(_ssl.SSLSocket, socket):
         context.sslsocket_class = smcsock.SSLSocket
         tls = context.wrap_socket(sock, server_hostname="server.example")
 
-    Of any other socket such a context makes a ssl.SSLSocket, as it did before. For
+    Of any other socket such a context makes an ssl.SSLSocket, as it did before. For
     sockets that present AF_INET or AF_INET6 a context without it works as well; what
     it makes lacks the methods of smcsock.socket.
 
@@ -70,7 +70,7 @@ class SSLSocket(_ssl.SSLSocket, socket):
         self._present(family, proto)
 
     def accept(self, *, require_smc: bool = False) -> tuple["SSLSocket", Any]:
-        """Waits for a connection; returns it as a SSLSocket, and the peer's address.
+        """Waits for a connection; returns it as an SSLSocket, and the peer's address.
 
         The handshake is part of it unless wrap_socket() was told otherwise; a
         connection that fails in it is closed. With ``require_smc`` one that fell back
@@ -86,6 +86,10 @@ class SSLSocket(_ssl.SSLSocket, socket):
                 suppress_ragged_eofs=self.suppress_ragged_eofs,
             )
         return tls, address  # type: ignore[return-value]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """TypeError: a TLS session stays in its process."""
+        return object.__reduce_ex__(self, protocol)
 
     do_handshake_on_connect: bool
     suppress_ragged_eofs: bool

@@ -1,8 +1,8 @@
 """asyncio over SMC: its functions for TCP connections and servers, with its signatures.
 
 ``loop.sock_connect()`` and the like work with smcsock sockets as they are. Names are
-resolved only for sockets that present AF_INET or AF_INET6; give those of AF_SMC
-numeric addresses, or the loop waits for the resolver.
+resolved only for sockets that present AF_INET or AF_INET6: those of AF_SMC need numeric
+addresses, or the loop waits for the resolver; and uvloop cannot connect them.
 """
 
 import asyncio
@@ -23,13 +23,6 @@ from ._socket import Fallback, fromfd, socket, until_end
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    _AddressInfo: TypeAlias = tuple[int, int, int, str, Any]
-    _Attempt: TypeAlias = Callable[[], Coroutine[Any, Any, socket]]
-    _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
-    _Connected: TypeAlias = Callable[
-        [asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None
-    ]
-
 __all__ = [
     "create_connection",
     "create_server",
@@ -40,6 +33,13 @@ __all__ = [
 ]
 
 _logger = logging.getLogger(__name__)
+
+_AddressInfo: TypeAlias = tuple[int, int, int, str, Any]
+_Attempt: TypeAlias = Callable[[], Coroutine[Any, Any, socket]]
+_Connected: TypeAlias = Callable[
+    [asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None
+]
+_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 _LIMIT = 2**16  # of a StreamReader's buffer, asyncio's default
 
@@ -67,7 +67,7 @@ async def open_connection(
 
 
 async def start_server(
-    client_connected_cb: "_Connected",
+    client_connected_cb: _Connected,
     host: str | Sequence[str] | None = None,
     port: int | str | None = None,
     *,
@@ -92,7 +92,7 @@ async def start_server(
 
 
 async def create_connection(
-    protocol_factory: "Callable[[], _Protocol]",
+    protocol_factory: Callable[[], _Protocol],
     host: str | None = None,
     port: int | str | None = None,
     *,
@@ -110,7 +110,7 @@ async def create_connection(
     all_errors: bool = False,
     require_smc: bool = False,
     fallback: Fallback | None = None,
-) -> "tuple[asyncio.Transport, _Protocol]":
+) -> tuple[asyncio.Transport, _Protocol]:
     """The event loop's method of that name, over SMC: a transport and a protocol.
 
     With ``require_smc`` an attempt that falls back to TCP has failed, with
@@ -151,7 +151,7 @@ async def create_connection(
 
     protocols: list[_Protocol] = []
 
-    def make_protocol() -> "_Protocol":
+    def make_protocol() -> _Protocol:
         protocols.append(protocol_factory())
         return protocols[0]
 
@@ -192,7 +192,7 @@ def _check_tls_options(has_tls: bool, **options: Any) -> None:
 
 async def _resolve(
     host: Any, port: Any, *, family: int, proto: int = 0, flags: int = 0
-) -> "Sequence[_AddressInfo]":
+) -> Sequence[_AddressInfo]:
     """getaddrinfo() in another thread, unless there is no name to resolve."""
     numeric = _stdlib.AI_NUMERICHOST | _stdlib.AI_NUMERICSERV
     stream = _stdlib.SOCK_STREAM
@@ -209,7 +209,7 @@ async def _resolve(
     return infos
 
 
-def _interleave(infos: "Sequence[_AddressInfo]", first_count: int) -> "Sequence[_AddressInfo]":
+def _interleave(infos: Sequence[_AddressInfo], first_count: int) -> Sequence[_AddressInfo]:
     """The addresses, families in turn (RFC 8305, 4), first_count of the first to begin with."""
     by_family: dict[int, list[_AddressInfo]] = {}
     for info in infos:
@@ -221,8 +221,8 @@ def _interleave(infos: "Sequence[_AddressInfo]", first_count: int) -> "Sequence[
 
 
 async def _connect(
-    info: "_AddressInfo",
-    local_infos: "Sequence[_AddressInfo] | None",
+    info: _AddressInfo,
+    local_infos: Sequence[_AddressInfo] | None,
     require_smc: bool,
     fallback: Fallback | None,
 ) -> socket:
@@ -242,7 +242,7 @@ async def _connect(
     return sock
 
 
-def _bind_first(sock: socket, local_infos: "Sequence[_AddressInfo]") -> None:
+def _bind_first(sock: socket, local_infos: Sequence[_AddressInfo]) -> None:
     """Binds to the first of the addresses that can be; raises the last error."""
     failure = OSError(f"no matching local address with family={sock.family!r} found")
     for family, _, _, _, address in local_infos:
@@ -257,8 +257,8 @@ def _bind_first(sock: socket, local_infos: "Sequence[_AddressInfo]") -> None:
 
 
 def _bind_error(address: Any, error: OSError) -> OSError:
-    text = f"error while attempting to bind on address {address!r}: {str(error).lower()}"
-    return OSError(error.errno, text)
+    reason = (error.strerror or str(error)).lower()
+    return OSError(error.errno, f"error while attempting to bind on address {address!r}: {reason}")
 
 
 def _check_connected(sock: socket, address: Any) -> None:
@@ -273,9 +273,7 @@ def _check_connected(sock: socket, address: Any) -> None:
         raise OSError(errno.ECONNABORTED, f"Connect call failed {address}") from None
 
 
-async def _connect_first(
-    attempts: "list[_Attempt]", delay: float | None, all_errors: bool
-) -> socket:
+async def _connect_first(attempts: list[_Attempt], delay: float | None, all_errors: bool) -> socket:
     """The socket of the first attempt that succeeds; the others are ended.
 
     Each begins when one has failed, or ``delay`` seconds after the one before.
@@ -292,10 +290,11 @@ async def _connect_first(
             done, _ = await asyncio.wait(
                 running, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
             )
-            for task in [task for task in running if task in done and winner is None]:
+            for task in [task for task in running if task in done]:
                 running.remove(task)
                 try:
                     winner = task.result()
+                    break
                 except OSError as error:
                     errors.append(error)
         await _end(running)
@@ -311,7 +310,7 @@ async def _connect_first(
         errors = []  # breaks the cycle of frame and traceback
 
 
-async def _end(attempts: "list[asyncio.Task[socket]]") -> None:
+async def _end(attempts: list[asyncio.Task[socket]]) -> None:
     """Cancels attempts, which close their sockets, and closes those of late winners."""
     for task in attempts:
         task.cancel()
@@ -407,7 +406,7 @@ async def create_server(
 
 async def _resolve_hosts(
     host: str | Sequence[str] | None, port: int | str | None, family: int, flags: int
-) -> "Iterable[_AddressInfo]":
+) -> Iterable[_AddressInfo]:
     hosts: Iterable[str | None]
     hosts = [host or None] if host is None or isinstance(host, str) else host
     resolved = await asyncio.gather(
@@ -417,7 +416,7 @@ async def _resolve_hosts(
 
 
 def _listeners(
-    infos: "Iterable[_AddressInfo]",
+    infos: Iterable[_AddressInfo],
     reuse_address: bool,
     reuse_port: bool,
     keep_alive: bool,

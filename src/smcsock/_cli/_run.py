@@ -45,6 +45,7 @@ classes derived from socket.socket. See docs/drop-in.md.
 """
 
 _HOOK = str(Path(__file__).resolve().parent.parent / "_site")
+_NEEDS_ENVIRONMENT = "'run' works through PYTHONPATH and site: not with -I, -E or -S"
 _PYTHON = re.compile(r"python(\d+(\.\d+)?t?)?")
 
 
@@ -195,6 +196,8 @@ def _command(options: argparse.Namespace) -> list[str]:
     if path is None:
         raise CommandError(f"there is no program {name!r}", ExitCode.NOT_FOUND)
     if _PYTHON.fullmatch(os.path.basename(path)):
+        if not _reads_environment(arguments):
+            raise CommandError(_NEEDS_ENVIRONMENT)
         return [path, *arguments]
     interpreter = _interpreter(path)
     python = [interpreter] if interpreter and not is_file else _python()
@@ -204,10 +207,28 @@ def _command(options: argparse.Namespace) -> list[str]:
 def _python() -> list[str]:
     """The Python of this process, with the options that it was started with."""
     if sys.flags.isolated or sys.flags.ignore_environment or sys.flags.no_site:
-        raise CommandError("'run' works through PYTHONPATH and site: not with -I, -E or -S")
+        raise CommandError(_NEEDS_ENVIRONMENT)
     flags: Callable[[], list[str]] = subprocess._args_from_interpreter_flags  # type: ignore[attr-defined]
     unbuffered = ["-u"] if "-u" in sys.orig_argv[1 : -len(sys.argv)] else []
     return [sys.executable, *flags(), *unbuffered]
+
+
+def _reads_environment(arguments: list[str]) -> bool:
+    """Whether a Python with these arguments has no option -I, -E or -S."""
+    words = iter(arguments)
+    for word in words:
+        if word[:1] != "-" or word[:2] == "--":
+            return True
+        for index, letter in enumerate(word[1:], 2):
+            if letter in "IES":
+                return False
+            if letter in "cm":
+                return True
+            if letter in "WX":
+                if index == len(word):
+                    next(words, None)
+                break
+    return True
 
 
 def _interpreter(path: str) -> str:
@@ -215,7 +236,7 @@ def _interpreter(path: str) -> str:
 
     Raises CommandError for what is not Python.
     """
-    if os.path.isdir(path):
+    if os.path.isdir(path) or path.endswith(".py"):
         return ""
     try:
         with open(path, "rb") as file:
