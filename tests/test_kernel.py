@@ -592,7 +592,8 @@ def failed_connect(client: socket.socket, address: Any) -> str:
     client.setblocking(False)
     client.connect_ex(address)
     found = event_names(await_events(client, OUT | HUP))
-    code = client.getsockopt(SOL, socket.SO_ERROR)
+    # As the kernel has it: smcsock.socket.getsockopt() makes good what it forgets.
+    code = socket.socket.getsockopt(client, SOL, socket.SO_ERROR)
     return steps(found, error_name(code), attempt(client.getpeername))
 
 

@@ -39,8 +39,10 @@ __all__ = [
     "FallbackError",
     "LinkGroup",
     "Mode",
+    "Outcome",
     "ProducerFlag",
     "Reason",
+    "Report",
     "SMCUnsupportedError",
     "SSLSocket",
     "SmcInfo",
@@ -49,23 +51,37 @@ __all__ = [
     "create_server",
     "fromfd",
     "has_smc",
+    "install",
+    "installed",
     "socket",
+    "uninstall",
 ]
 
 __version__ = "0.1.0"
 
-# What needs a module that most programs do not: imported when it is first asked for.
+# What needs modules that most programs do not: imported when it is first asked for.
 if TYPE_CHECKING:
+    from ._install import install, installed, uninstall
     from ._ssl import SSLSocket
+    from ._tally import Outcome, Report
 else:
+    _LATER = {
+        "Outcome": "_tally",
+        "Report": "_tally",
+        "SSLSocket": "_ssl",
+        "install": "_install",
+        "installed": "_install",
+        "uninstall": "_install",
+    }
 
     def __getattr__(name: str) -> Any:
-        if name == "SSLSocket":
-            from ._ssl import SSLSocket
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
-            globals()[name] = SSLSocket
-            return SSLSocket
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f".{_LATER[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -3,9 +3,11 @@
 import dataclasses
 import errno
 import os
+import select
 import socket as _stdlib
 import stat
 import sys
+from collections.abc import Callable
 from operator import index
 from typing import Any, Literal, TypeAlias
 
@@ -28,8 +30,10 @@ _UNSPECIFIED = ("0.0.0.0", "::")
 _SMCPROTO = {_AF_INET: SMCPROTO_SMC, _AF_INET6: SMCPROTO_SMC6}
 
 # The methods of the base class, called directly: super() costs more than they do.
+_base_new = _stdlib.socket.__new__
 _base_init = _stdlib.socket.__init__
 _base_detach = _stdlib.socket.detach
+_base_getsockopt = _stdlib.socket.getsockopt
 
 
 def _presentations() -> dict[tuple[int, int], tuple[int, _stdlib.AddressFamily, int]]:
@@ -85,7 +89,7 @@ def until_end(file: Any, offset: int, count: int | None) -> int | None:
     bytes then stay where they are (the kernel's smc_sock_ops has no splice_eof).
     """
     try:
-        status = os.fstat(file.fileno())
+        status = os.fstat(file if isinstance(file, int) else file.fileno())
     except (AttributeError, OSError):  # as of io.BytesIO
         return count
     left = status.st_size - offset
@@ -272,6 +276,33 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
             conn._refuse_fallback(address)
         return conn, address
 
+    def getsockopt(self, level: int, optname: int, *buflen: int) -> Any:
+        """As in the standard library; but SO_ERROR says that a connect has failed.
+
+        After a connect without blocking the kernel keeps ECONNREFUSED and few other
+        errors. Where it kept none of a connect that came to nothing, this is
+        ECONNABORTED in place of 0, which would be success.
+        """
+        value = _base_getsockopt(self, level, optname, *buflen)
+        if value == 0 and optname == _stdlib.SO_ERROR and level == _stdlib.SOL_SOCKET:
+            return self._lost_error()
+        return value
+
+    def _lost_error(self) -> int:
+        """ECONNABORTED if smc_connect_work() in the kernel has failed and left no error."""
+        if self._is_tcp:
+            return 0
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN | select.POLLOUT)
+        # The only SMC socket that hangs up and is ready for nothing.
+        if poll.poll(0) != [(self.fileno(), select.POLLHUP)]:
+            return 0
+        try:
+            self.getpeername()
+        except OSError as error:
+            return errno.ECONNABORTED if error.errno == errno.ENOTCONN else 0
+        return 0
+
     def dup(self) -> "socket":
         """A second socket for the same connection."""
         new = self._like(self, os.dup(self.fileno()))
@@ -323,18 +354,24 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
     def _refuse_fallback(self, peer: Any) -> None:
         """Closes a connection that fell back to TCP and raises FallbackError."""
         try:
-            if not self.fell_back():
-                return
-            try:
-                info: SmcInfo | None = self.smc_info()
-                why = str(info)
-            except DiagUnavailableError as error:
-                info, why = None, f"TCP, for a reason unknown: {error.strerror}"
+            error = self._fallback_error(peer)
         except BaseException:
             self.close()
             raise
-        self.close()
-        raise FallbackError(f"SMC was required but the connection is {why}", peer, info)
+        if error is not None:
+            self.close()
+            raise error
+
+    def _fallback_error(self, peer: Any) -> FallbackError | None:
+        """What to raise of a connection that has to be SMC, None if it is."""
+        if not self.fell_back():
+            return None
+        try:
+            info: SmcInfo | None = self.smc_info()
+            why = str(info)
+        except DiagUnavailableError as error:
+            info, why = None, f"TCP, for a reason unknown: {error.strerror}"
+        return FallbackError(f"SMC was required but the connection is {why}", peer, info)
 
     def to_stdlib(self) -> _stdlib.socket:
         """Hands the descriptor over to a plain socket.socket, and returns that.
@@ -347,10 +384,39 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
             raise _error(errno.EBADF)
         proto = 0 if self._family == AF_SMC else self._proto
         timeout = self.gettimeout()
-        plain = _stdlib.socket(self._inet, _SOCK_STREAM, proto, fd)
+        # Not by a call of the class, which smcsock.install() changes.
+        plain = _base_new(_stdlib.socket)
+        _base_init(plain, self._inet, _SOCK_STREAM, proto, fd)
         self.detach()
         plain.settimeout(timeout)
         return plain
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Lets multiprocessing send the socket to another process, and nobody else."""
+        # ForkingPickler has no reducer for this class; that of socket.socket makes a
+        # socket.socket there.
+        reduction = sys.modules.get("multiprocessing.reduction")
+        if reduction is None or sys._getframe(1).f_globals is not vars(reduction):
+            return super().__reduce_ex__(protocol)
+        state = self._family, self._inet, self._proto, self._is_tcp
+        return self._rebuilder(), (reduction.DupFd(self.fileno()), *state)
+
+    def _rebuilder(self) -> Callable[..., "socket"]:
+        return _rebuild
+
+    @classmethod
+    def _rebuild(
+        cls, duplicate: Any, family: int, inet: _stdlib.AddressFamily, proto: int, is_tcp: bool
+    ) -> "socket":
+        new = cls.__new__(cls)
+        new._family, new._inet, new._proto, new._is_tcp = family, inet, proto, is_tcp
+        new._adopt(duplicate.detach(), _SOCK_STREAM)
+        return new
+
+
+def _rebuild(*state: Any) -> socket:
+    """In the process that receives a socket from another one."""
+    return socket._rebuild(*state)
 
 
 def fromfd(fd: int, *, fallback: Fallback | None = None) -> socket:

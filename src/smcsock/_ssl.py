@@ -76,7 +76,8 @@ class SSLSocket(_ssl.SSLSocket, socket):
         connection that fails in it is closed. With ``require_smc`` one that fell back
         to TCP is closed before, and FallbackError raised.
         """
-        conn, address = socket.accept(self, require_smc=require_smc)
+        # Not that of ssl.SSLSocket, but what comes after it: smcsock.install() has its own.
+        conn, address = super(_ssl.SSLSocket, self).accept(require_smc=require_smc)
         with conn:  # wrap_socket() leaves it without a descriptor
             tls = self.context.wrap_socket(
                 conn,

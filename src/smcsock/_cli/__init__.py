@@ -20,6 +20,7 @@ from . import (
     _info,
     _linkgroups,
     _pnet,
+    _run,
     _seid,
     _ss,
     _stats,
@@ -33,6 +34,7 @@ __all__ = ["main"]
 _COMMANDS = (
     _echo,
     _info,
+    _run,
     _doctor,
     _ss,
     _linkgroups,
@@ -57,6 +59,7 @@ exit status:
   130  interrupted by Ctrl-C
   141  the reader of the output has gone
 
+'run' ends as the program does; 126 and 127 mean that there was nothing to run.
 'smcsock COMMAND --help' tells more about a command.
 """
 

@@ -35,6 +35,8 @@ class ExitCode(IntEnum):
     NO_SMC = 3
     NOT_PERMITTED = 4
     UNKNOWN = 5
+    CANNOT_RUN = 126
+    NOT_FOUND = 127
     INTERRUPTED = 130
     OUTPUT_GONE = 141
 

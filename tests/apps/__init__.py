@@ -1,0 +1,1 @@
+"""Third-party programs over SMC, one file each."""

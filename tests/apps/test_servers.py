@@ -1,0 +1,109 @@
+"""uvicorn and gunicorn, which are given a listening SMC socket."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import smcsock
+from apps.support import (
+    LOOPS,
+    Program,
+    application,
+    connect,
+    free_port,
+    in_thread,
+    recipe,
+    recipe_code,
+)
+from smcsock import Mode
+
+uvicorn = application("uvicorn")
+application("gunicorn")
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+def check_uvicorn(server_class: Any, loop: str, mode: Mode) -> None:
+    port = free_port()
+    config = uvicorn.Config(app, port=port, loop=loop, lifespan="off", log_level="warning")
+    server = server_class(config)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    with in_thread(server.run, stop), contextlib.closing(connect(port)) as connection:
+        connection.request("GET", "/")
+        assert connection.getresponse().read() == b"hello"
+        assert connection.sock.smc_info().mode is mode
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_uvicorn(loop: str, mode: Mode) -> None:
+    if loop == "uvloop":
+        application("uvloop")
+    check_uvicorn(recipe("uvicorn").SMCServer, loop, mode)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_uvicorn_unchanged(loop: str, mode: Mode) -> None:
+    with smcsock.installed():
+        check_uvicorn(uvicorn.Server, loop, mode)
+
+
+@pytest.fixture
+def control_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps gunicorn's out of the user's directories."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+@pytest.mark.usefixtures("control_socket")
+def test_gunicorn_with_two_workers(mode: Mode) -> None:
+    port = free_port()
+    arguments = ("127.0.0.1", port), "--workers=2", "--log-level=warning", "wsgi:app"
+    with running("-c", f"{recipe_code('gunicorn')}\nexec_gunicorn(*{arguments})"):
+        check_two_workers(port, mode)
+
+
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[None]:
+    """Runs Python in this directory until the context is left."""
+    with subprocess.Popen([sys.executable, *arguments], cwd=Path(__file__).parent) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+@pytest.mark.usefixtures("control_socket")
+def test_gunicorn_under_run(tmp_path: Path, mode: Mode) -> None:
+    port = free_port()
+    arguments = f"--bind=127.0.0.1:{port}", "--workers=2", "--log-level=warning", "wsgi:app"
+    program = Program(tmp_path, "--children", "-m", "gunicorn", *arguments)
+    with program.running():
+        check_two_workers(port, mode)
+    assert program.connections() == {("accept", mode, None): 2}
+
+
+def check_two_workers(port: int, mode: Mode) -> None:
+    """Two requests at once, of which one waits for the other's end: it takes two to serve them."""
+    with (
+        contextlib.closing(connect(port)) as first,
+        contextlib.closing(connect(port)) as second,
+    ):
+        first.putrequest("POST", "/")
+        first.putheader("Content-Length", "1")
+        first.endheaders()
+        second.request("GET", "/")
+        answers = [second.getresponse().read().decode().split(maxsplit=1)]
+        first.send(b"x")
+        answers.append(first.getresponse().read().decode().split(maxsplit=1))
+    assert [text for _, text in answers] == [mode, mode]
+    assert len({pid for pid, _ in answers}) == 2

@@ -1,0 +1,997 @@
+"""smcsock.install(): programs that know nothing of SMC use it."""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import gc
+import http.server
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import posix
+import select
+import socket
+import socketserver
+import ssl
+import tempfile
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from socket import create_connection as early_create_connection
+from socket import socket as early_socket
+from typing import IO, Any
+
+import pytest
+from conftest import INET, INET6, VM_MODE, Presentation
+from received import send_on
+from test_timeouts import black_hole
+
+import smcsock
+from smcsock import FallbackError, Mode, Outcome, Report
+from smcsock._only import Selection
+
+TLS = Path(__file__).with_name("data") / "tls.pem"
+LIMIT = 60
+
+V4 = socket.AF_INET
+V6 = socket.AF_INET6
+TCP = socket.SOCK_STREAM
+# An emulated guest takes seconds to start a Python.
+slow = pytest.mark.skipif(VM_MODE not in (None, "smcd"), reason="slow, and shown elsewhere")
+NEEDS_SMC = "nothing can be required of TCP sockets"
+
+
+@pytest.fixture(params=[INET, INET6], ids=lambda presentation: presentation.name)
+def inet(request: pytest.FixtureRequest) -> Presentation:
+    result = request.param
+    assert isinstance(result, Presentation)
+    return result
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Every test leaves the standard library as it was."""
+    yield
+    assert "__new__" not in vars(socket.socket)
+    assert ssl.SSLContext.sslsocket_class is ssl.SSLSocket
+    assert os.sendfile is posix.sendfile
+
+
+@contextlib.contextmanager
+def in_thread(function: Callable[..., object], *args: object) -> Iterator[None]:
+    thread = threading.Thread(target=function, args=args)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(LIMIT)
+    assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def connected(host: str = "127.0.0.1") -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a connection, as the standard library makes them."""
+    family = V6 if ":" in host else V4
+    with (
+        socket.create_server((host, 0), family=family) as listener,
+        socket.create_connection(listener.getsockname()[:2]) as client,
+    ):
+        server, _ = listener.accept()
+        with server:
+            yield client, server
+
+
+@contextlib.contextmanager
+def tcp_listener(host: str = "127.0.0.1") -> Iterator[socket.socket]:
+    """A peer that does not do SMC, whatever is installed."""
+    sock = PlainSocket(V6 if ":" in host else V4)
+    with sock:
+        sock.bind((host, 0))
+        sock.listen()
+        yield sock
+
+
+class PlainSocket(socket.socket):
+    """A class derived from socket.socket, which install() leaves alone."""
+
+
+def modes(report: Report) -> dict[tuple[str, Mode | None], int]:
+    """The report by side and mode."""
+    result: dict[tuple[str, Mode | None], int] = {}
+    for outcome, count in report.connections().items():
+        key = outcome.side, outcome.mode
+        result[key] = result.get(key, 0) + count
+    return result
+
+
+@pytest.fixture
+def mode() -> Mode:
+    """That of connections over IPv4 where the tests run: TCP on a kernel without SMC."""
+    if not smcsock.has_smc():
+        return Mode.TCP
+    with INET.pair() as (client, _):
+        mode = client.smc_info().mode
+    assert mode is not None
+    return mode
+
+
+# ----- what becomes an SMC socket, and what does not
+
+
+@pytest.mark.parametrize("family", [-1, V4, V6])
+@pytest.mark.parametrize("type", [-1, TCP, TCP | socket.SOCK_NONBLOCK])
+@pytest.mark.parametrize("proto", [-1, 0, socket.IPPROTO_TCP])
+def test_tcp_sockets_are_smc_sockets(family: int, type: int, proto: int) -> None:
+    with socket.socket(family, type, proto) as plain, smcsock.installed():
+        sock = socket.socket(family, type, proto)
+    with sock:
+        assert isinstance(sock, smcsock.socket)
+        assert isinstance(sock, socket.socket)
+        assert (sock.family, sock.type, sock.proto) == (plain.family, plain.type, plain.proto)
+        assert sock.gettimeout() == plain.gettimeout()
+        assert sock.get_inheritable() is False
+        domain = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
+        assert domain == (smcsock.AF_SMC if smcsock.has_smc() else plain.family)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (socket.AF_UNIX, TCP),
+        (socket.AF_UNIX, socket.SOCK_DGRAM),
+        (V4, socket.SOCK_DGRAM),
+        (V6, socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+        (socket.AF_NETLINK, socket.SOCK_RAW, 0),
+    ],
+    ids=str,
+)
+def test_other_sockets_are_plain(arguments: tuple[int, ...]) -> None:
+    with smcsock.installed(), socket.socket(*arguments) as sock:
+        assert type(sock) is socket.socket
+
+
+def test_socketpair_is_plain() -> None:
+    with smcsock.installed():
+        one, other = socket.socketpair()
+    with one, other:
+        assert type(one) is type(other) is socket.socket
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inet",),
+        (V4, "stream"),
+        (V4, TCP, "tcp"),
+        (V4, TCP, 0, "3"),
+        (V4, TCP, 0, -1),
+        (-1, -1, -1, 1 << 20),
+        (V4, TCP, 99999),
+        (2**40, TCP),
+        (V4, 2**40),
+        (1.5, TCP),
+        (V4, TCP, 0, None, None, None),
+    ],
+    ids=str,
+)
+def test_errors_are_the_standard_librarys(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(Exception) as expected:  # noqa: PT011
+        socket.socket(*arguments)
+    with smcsock.installed(), pytest.raises(expected.type) as found:
+        socket.socket(*arguments)
+    if expected.type is OSError:
+        assert found.value.args == expected.value.args
+
+
+def test_names_imported_before_follow() -> None:
+    with smcsock.installed():
+        with early_socket() as sock, tcp_listener() as listener:
+            assert isinstance(sock, smcsock.socket)
+            with early_create_connection(listener.getsockname()) as client:
+                assert isinstance(client, smcsock.socket)
+        assert socket.socket is early_socket
+
+
+def test_derived_classes_are_what_they_were() -> None:
+    class Before(socket.socket):
+        def __init__(self, extra: str, *args: Any) -> None:
+            super().__init__(*args)
+            self.extra = extra
+
+    with smcsock.installed():
+
+        class Meanwhile(Before):
+            pass
+
+        with Before("x", V4) as one, Meanwhile("y", V6, TCP) as other:
+            assert type(one) is Before
+            assert type(other) is Meanwhile
+            assert one.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == V4
+
+
+def test_smcsocks_own_sockets_are_what_they_were() -> None:
+    with smcsock.installed(), smcsock.socket() as sock:
+        assert type(sock) is smcsock.socket
+        assert sock.family == smcsock.AF_SMC
+        plain = sock.to_stdlib()
+        with plain:
+            assert type(plain) is socket.socket
+
+
+def test_descriptors_of_smc_sockets_are_recognised(inet: Presentation) -> None:
+    with smcsock.installed(), connected(inet.host) as (client, server):
+        with socket.fromfd(client.fileno(), inet.inet, TCP) as copy:
+            follows = not client.fell_back()  # type: ignore[attr-defined]
+            assert isinstance(copy, smcsock.socket) is follows
+            copy.sendall(b"copy")
+            assert server.recv(9) == b"copy"
+        with socket.socket(fileno=server.detach()) as again:
+            assert isinstance(again, smcsock.socket) is follows
+            assert again.family == inet.inet
+            again.sendall(b"again")
+            assert client.recv(9) == b"again"
+        with client.dup() as copy:
+            assert type(copy) is type(client)
+            assert copy.getpeername() == client.getpeername()
+
+
+# ----- install, uninstall
+
+
+def test_installations_nest() -> None:
+    outer, inner = Report(), Report()
+    smcsock.install(report=outer)
+    smcsock.install(report=inner)
+    with connected():
+        pass
+    smcsock.uninstall()
+    with connected(), connected():
+        pass
+    smcsock.uninstall()
+    smcsock.uninstall()
+    with connected() as (client, _):
+        assert type(client) is socket.socket
+    assert sum(inner.connections().values()) == 2
+    assert sum(outer.connections().values()) == 4
+
+
+def test_contexts_may_end_in_any_order() -> None:
+    one, other = smcsock.installed(), smcsock.installed()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    with socket.socket() as sock:
+        assert isinstance(sock, smcsock.socket)
+    other.__exit__(None, None, None)
+
+
+def test_sockets_outlive_the_installation() -> None:
+    report = Report()
+    with smcsock.installed(report=report):
+        listener = socket.create_server(("127.0.0.1", 0))
+        client = socket.socket()
+    with listener, client:
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+        with server:
+            assert isinstance(server, smcsock.socket)
+            server.sendall(b"x")
+            assert client.recv(1) == b"x"
+    assert sum(report.connections().values()) == 2
+
+
+@pytest.mark.parametrize(
+    "settings", [{"fallback": "udp"}, {"only": ["nowhere"]}, {"only": "host:port:"}], ids=str
+)
+def test_settings_that_make_no_sense_change_nothing(settings: Any) -> None:
+    with pytest.raises(ValueError, match=r"fallback must be|HOST:PORT"):
+        smcsock.install(**settings)
+
+
+@pytest.mark.skipif(smcsock.has_smc(), reason="this kernel has SMC")
+def test_a_kernel_without_smc_is_an_error_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SMCSOCK_FALLBACK")
+    with smcsock.installed(), pytest.raises(smcsock.SMCUnsupportedError):
+        socket.socket()
+    report = Report()
+    with smcsock.installed(fallback="tcp", report=report), connected():
+        pass
+    assert {outcome.note for outcome in report.connections()} == {"this kernel has no SMC"}
+
+
+def test_threads_install_and_open_at_once() -> None:
+    def work() -> None:
+        for _ in range(50):
+            with smcsock.installed(), socket.socket() as sock:
+                assert isinstance(sock, smcsock.socket)
+
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(in_thread(run))
+    assert not failures
+
+
+# ----- the standard library's programs
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"page")
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def http_program() -> bytes:
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server,
+        in_thread(server.serve_forever, 0.05),
+    ):
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=LIMIT) as answer:
+            page = answer.read()
+        server.shutdown()
+    return bytes(page)
+
+
+class Echo(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        self.wfile.write(self.rfile.readline().strip())
+
+
+def socketserver_program() -> bytes:
+    with (
+        socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server,
+        in_thread(server.serve_forever, 0.05),
+    ):
+        with socket.create_connection(server.socket.getsockname(), LIMIT) as client:
+            client.sendall(b"page\n")
+            with client.makefile("rb") as stream:
+                page = stream.read()
+        server.shutdown()
+    return page
+
+
+async def asyncio_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write((await reader.readline()).strip())
+    writer.close()
+    await writer.wait_closed()
+
+
+async def asyncio_main() -> bytes:
+    async with await asyncio.start_server(asyncio_echo, "127.0.0.1", 0) as server:
+        address = server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"page\n")
+        page = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    return page
+
+
+def asyncio_program() -> bytes:
+    return asyncio.run(asyncio_main())
+
+
+def multiprocessing_program() -> bytes:
+    with (
+        multiprocessing.connection.Listener(("127.0.0.1", 0), authkey=b"k") as listener,
+        in_thread(lambda: listener.accept().close()),
+        contextlib.suppress(EOFError),
+        multiprocessing.connection.Client(listener.address, authkey=b"k") as client,
+    ):
+        client.recv()
+    return b"page"
+
+
+def tls_program() -> bytes:
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(TLS)
+    asking = ssl.create_default_context(cafile=TLS)
+
+    def serve(listener: ssl.SSLSocket) -> None:
+        server, _ = listener.accept()
+        assert isinstance(server, smcsock.SSLSocket)
+        with server:
+            server.sendall(b"page")
+            server.unwrap()
+
+    with (
+        serving.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True) as listener,
+        in_thread(serve, listener),
+        # Wrapped before it is connected.
+        asking.wrap_socket(socket.socket(), server_hostname="127.0.0.1") as client,
+    ):
+        client.settimeout(LIMIT)
+        client.connect(listener.getsockname())
+        assert isinstance(client, smcsock.SSLSocket)
+        page = client.recv(100)
+        client.unwrap()
+    return page
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        http_program,
+        socketserver_program,
+        asyncio_program,
+        multiprocessing_program,
+        tls_program,
+    ],
+    ids=lambda program: program.__name__,
+)
+def test_programs_use_smc(program: Callable[[], bytes], mode: Mode) -> None:
+    report = Report()
+    with smcsock.installed(report=report):
+        assert program() == b"page"
+    assert modes(report) == {("connect", mode): 1, ("accept", mode): 1}
+
+
+def test_a_connected_socket_keeps_its_mode_under_tls(mode: Mode) -> None:
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(TLS)
+    asking = ssl.create_default_context(cafile=TLS)
+    with smcsock.installed(), connected() as (client, server):
+
+        def serve() -> None:
+            with serving.wrap_socket(server, server_side=True) as tls:
+                tls.unwrap()
+
+        with in_thread(serve), asking.wrap_socket(client, server_hostname="127.0.0.1") as tls:
+            assert isinstance(tls, smcsock.SSLSocket)
+            assert tls.smc_info().mode is mode
+            assert tls.recv(1) == b""
+            tls.unwrap()
+
+
+def test_tls_over_other_sockets_is_what_it_was() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    with smcsock.installed():
+        one, other = socket.socketpair()
+        with (
+            other,
+            context.wrap_socket(one, do_handshake_on_connect=False) as tls,
+            context.wrap_socket(PlainSocket(V4)) as derived,
+        ):
+            assert type(tls) is type(derived) is ssl.SSLSocket
+
+
+def test_asyncio_is_told_of_a_refused_connection() -> None:
+    with PlainSocket(V4) as holder, smcsock.installed():
+        holder.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectionRefusedError):
+            asyncio.run(asyncio_open(holder.getsockname()))
+
+
+async def asyncio_open(address: Any) -> None:
+    _, writer = await asyncio.open_connection(*address)
+    writer.close()
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_files_are_sent_to_their_end(offset: int) -> None:
+    """The kernel's SMC keeps back the last bytes when sendfile(2) is asked for more."""
+    content = bytes(range(250)) * 1000
+    received = bytearray()
+
+    async def send(file: IO[bytes], server: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        _, writer = await asyncio.open_connection(sock=server)
+        assert await loop.sendfile(writer.transport, file, offset) == len(content) - offset
+        while len(received) < len(content) - offset:
+            await asyncio.sleep(0.01)
+        writer.close()
+
+    def receive(client: socket.socket) -> None:
+        while len(received) < len(content) - offset:
+            received.extend(client.recv(100_000))
+
+    with (
+        tempfile.TemporaryFile() as file,
+        smcsock.installed(),
+        connected() as (client, server),
+        in_thread(receive, client),
+    ):
+        client.settimeout(LIMIT)
+        file.write(content)
+        asyncio.run(asyncio.wait_for(send(file, server), LIMIT))
+    assert received == content[offset:]
+
+
+def test_ports_can_be_shared(mode: Mode) -> None:
+    report = Report()
+    with (
+        smcsock.installed(report=report),
+        socket.create_server(("127.0.0.1", 0), reuse_port=True) as one,
+        socket.create_server(one.getsockname(), reuse_port=True) as other,
+        socket.create_connection(one.getsockname()) as client,
+    ):
+        ready = select.select([one, other], [], [], LIMIT)[0]
+        server, _ = ready[0].accept()
+        with server:
+            server.sendall(b"x")
+            assert client.recv(1) == b"x"
+    assert sum(modes(report).values()) == 2
+    assert modes(report).get(("connect", mode)) == 1 or mode is not Mode.TCP
+
+
+# ----- other processes
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=slow)])
+def test_sockets_can_be_sent_to_other_processes(method: str) -> None:
+    context: Any = multiprocessing.get_context(method)
+    with smcsock.installed(), connected() as (client, server):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=send_on, args=(theirs,))
+        process.start()
+        try:
+            ours.send(server)
+            server.close()
+            client.settimeout(LIMIT)
+            assert client.recv(100) == b"smcsock"
+            process.join(LIMIT)
+            assert process.exitcode == 0
+        finally:
+            process.kill()
+            process.join()
+            process.close()
+            ours.close()
+            theirs.close()
+
+
+def test_sockets_cannot_be_pickled_otherwise() -> None:
+    with smcsock.socket() as sock, pytest.raises(TypeError, match="cannot pickle 'socket' object"):
+        pickle.dumps(sock)
+
+
+def test_a_forked_child_counts_from_zero() -> None:
+    report = Report()
+    with smcsock.installed(report=report), connected():
+        with connected():
+            pass
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                assert not report.connections()
+                with connected():
+                    pass
+                assert sum(report.connections().values()) == 2
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert sum(report.connections().values()) == 4
+
+
+# ----- the report
+
+
+def test_the_report_tells_why_a_connection_is_tcp(inet: Presentation, smc_mode: Mode) -> None:
+    report = Report()
+    with (
+        tcp_listener(inet.host) as listener,
+        smcsock.installed(report=report),
+        socket.create_connection(listener.getsockname()[:2]) as client,
+    ):
+        assert isinstance(client, smcsock.socket)
+        expected = client.smc_info()
+    assert expected.reason
+    assert expected.mode is Mode.TCP
+    assert report.connections() == {
+        Outcome("connect", Mode.TCP, expected.reason, expected.peer_reason): 1
+    }
+    assert str(report).splitlines()[1] == f"  1 connected  {expected}"
+    assert f"  advice: {expected.reason.advice}" in str(report).splitlines()
+
+
+@pytest.mark.parametrize("ending", ["shutdown", "detach", "forgotten", "makefile"])
+def test_the_report_knows_connections_that_have_ended(ending: str, mode: Mode) -> None:
+    report = Report()
+    with smcsock.installed(report=report), connected() as (client, server):
+        if ending == "shutdown":
+            server.shutdown(socket.SHUT_RDWR)
+            assert client.recv(1) == b""
+            client.shutdown(socket.SHUT_RDWR)
+        elif ending == "detach":
+            os.close(client.detach())
+        elif ending == "makefile":
+            with client.makefile("rb"):
+                client.close()
+        else:
+            assert modes(report) == {("connect", mode): 1, ("accept", mode): 1}
+    assert modes(report) == {("connect", mode): 1, ("accept", mode): 1}
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <smcsock.socket:ResourceWarning")
+def test_the_report_knows_connections_that_nobody_closes(smc_mode: Mode) -> None:
+    report = Report()
+    with tcp_listener() as listener, smcsock.installed(report=report):
+        for _ in range(3):
+            socket.create_connection(listener.getsockname())
+            gc.collect()
+    ((outcome, count),) = report.connections().items()
+    assert (outcome.mode, count, outcome.note) == (Mode.TCP, 3, "")
+    assert outcome.reason
+
+
+def test_many_connections_are_asked_about_at_once(mode: Mode) -> None:
+    report = Report()
+    with contextlib.ExitStack() as stack, smcsock.installed(report=report):
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+            stack.enter_context(listener.accept()[0])
+        if smcsock.has_smc():
+            assert 0 < len(report._waiting) < 64
+        assert modes(report) == {("connect", mode): 40, ("accept", mode): 40}
+        assert not report._waiting
+
+
+# ----- only
+
+
+@pytest.mark.parametrize(
+    ("pattern", "address", "family"),
+    [
+        ("127.0.0.1:80", ("127.0.0.1", 80), V4),
+        ("127.0.0.0/8:80", ("127.9.9.9", 80), V4),
+        ("*:80", ("10.0.0.1", 80), V4),
+        ("127.0.0.1:*", ("127.0.0.1", 9), V4),
+        ("*:*", ("::1", 9, 0, 0), V6),
+        ("[::1]:80", ("::1", 80), V6),
+        ("[fe80::/10]:80", ("fe80::1%lo", 80, 0, 1), V6),
+        ("10.1.0.1:80", ("::ffff:10.1.0.1", 80), V6),
+        ("[::ffff:10.1.0.1]:80", ("10.1.0.1", 80), V4),
+        ("localhost:80", ("127.0.0.1", 80), V4),
+        ("127.0.0.1:80", ("localhost", 80), V4),
+        ("0.0.0.0:80", ("", 80), V4),
+        ("127.0.0.1:80", (b"127.0.0.1", 80), V4),
+    ],
+    ids=str,
+)
+def test_patterns_match(pattern: str, address: Any, family: int) -> None:
+    assert Selection([pattern]).matches(address, family)
+    assert Selection(["192.0.2.1:1", pattern]).matches(address, family)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "address"),
+    [
+        ("127.0.0.1:80", ("127.0.0.1", 81)),
+        ("127.0.0.1:80", ("127.0.0.2", 80)),
+        ("127.0.0.1:*", ("0.0.0.0", 80)),
+        ("[::1]:80", ("127.0.0.1", 80)),
+        ("*:80", ("127.0.0.1", "80")),
+        ("*:80", "127.0.0.1"),
+        ("*:80", None),
+        ("*:80", ()),
+        ("127.0.0.1:80", ("no such host.invalid", 80)),
+    ],
+    ids=str,
+)
+def test_patterns_do_not_match(pattern: str, address: Any) -> None:
+    assert not Selection([pattern]).matches(address, V4)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        ":",
+        ":80",
+        "host",
+        "127.0.0.1:",
+        "127.0.0.1:0",
+        "127.0.0.1:65536",
+        "127.0.0.1:http",
+        "127.0.0.1:-1",
+        "::1:80",
+        "[127.0.0.1]:80",
+        "[::1]",
+        "10.0.0.0/33:80",
+        "[::1/x]:80",
+    ],
+)
+def test_what_is_no_pattern_is_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match="not HOST:PORT"):
+        Selection([pattern])
+
+
+def test_only_what_is_selected_is_smc(inet: Presentation, smc_mode: Mode) -> None:
+    report = Report()
+    with inet.listener() as chosen, inet.listener() as other:
+        port = chosen.getsockname()[1]
+        host = f"[{inet.host}]" if inet.inet == V6 else inet.host
+        with (
+            smcsock.installed(only=f"{host}:{port}", report=report),
+            socket.create_connection((inet.host, port)) as smc,
+            socket.create_connection(other.getsockname()[:2]) as plain,
+        ):
+            assert isinstance(smc, smcsock.socket)
+            assert isinstance(plain, smcsock.socket)
+            assert smc.smc_info().mode is inet.expected_mode(smc_mode)
+            assert smc.smc_info().family == smcsock.AF_SMC
+            domain = plain.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
+            assert domain == inet.inet
+            assert plain.smc_info().state is None
+    notes = {outcome.note for outcome in report.connections()}
+    assert notes == {"", "not selected"}
+
+
+@pytest.mark.parametrize("selected", [True, False])
+def test_only_selects_servers_by_their_own_address(selected: bool, smc_mode: Mode) -> None:
+    with PlainSocket(V4) as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+    with smcsock.installed(only=f"127.0.0.1:{port if selected else port - 1}"):
+        server = socketserver.TCPServer(("127.0.0.1", port), Echo)
+    with server, INET.open() as client:
+        client.connect(server.server_address)
+        accepted, _ = server.socket.accept()
+        with accepted:
+            assert isinstance(accepted, smcsock.socket)
+            assert accepted.smc_info().mode is (smc_mode if selected else Mode.TCP)
+            assert client.smc_info().mode is (smc_mode if selected else Mode.TCP)
+
+
+def test_a_selected_socket_keeps_what_was_set_before(inet: Presentation) -> None:
+    host = f"[{inet.host}]" if inet.inet == V6 else inet.host
+    with (
+        inet.listener() as listener,
+        smcsock.installed(only=f"{host}:{listener.getsockname()[1]}"),
+        socket.socket(inet.inet) as sock,
+    ):
+        fd = sock.fileno()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.settimeout(LIMIT)
+        sock.set_inheritable(True)
+        sock.bind((inet.host, 0))
+        bound = sock.getsockname()
+        sock.connect(listener.getsockname())
+        assert sock.fileno() == fd
+        assert sock.getsockname() == bound
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert sock.gettimeout() == LIMIT
+        assert sock.get_inheritable()
+        assert fcntl.fcntl(sock, fcntl.F_GETFL) & os.O_NONBLOCK
+        server, address = listener.accept()
+        with server:
+            assert address == bound
+            server.sendall(b"x")
+            assert sock.recv(1) == b"x"
+            if smcsock.has_smc():
+                assert sock.smc_info().state is not None  # type: ignore[attr-defined]
+
+
+def test_a_socket_bound_as_selected_may_connect_elsewhere(smc_mode: Mode) -> None:
+    with (
+        tcp_listener() as listener,
+        smcsock.installed(only="127.0.0.2:*"),
+        socket.create_connection(listener.getsockname(), source_address=("127.0.0.2", 0)) as client,
+    ):
+        assert isinstance(client, smcsock.socket)
+        assert client.getsockname()[0] == "127.0.0.2"
+        assert client.smc_info().state is None
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_an_option_that_smc_does_not_have(required: bool, smc_mode: Mode) -> None:
+    so_zerocopy = 60
+    report = Report()
+    with (
+        INET.listener() as listener,
+        smcsock.installed(only="127.0.0.1:*", require_smc=required, report=report),
+        socket.socket() as sock,
+    ):
+        sock.setsockopt(socket.SOL_SOCKET, so_zerocopy, 1)
+        if required:
+            with pytest.raises(OSError, match=os.strerror(errno.EOPNOTSUPP)):
+                sock.connect(listener.getsockname())
+            return
+        sock.connect(listener.getsockname())
+    ((outcome, _),) = report.connections().items()
+    assert outcome.mode is Mode.TCP
+    assert "its option (1, 60) is none of SMC" in outcome.note
+
+
+# ----- require_smc
+
+
+def read_file(sock: socket.socket) -> bytes:
+    with sock.makefile("rb") as file:
+        return file.read(1)
+
+
+def refused(report: Report) -> dict[tuple[str, bool], int]:
+    return {(o.side, o.refused): count for o, count in report.connections().items()}
+
+
+def test_a_required_connection_must_not_fall_back(inet: Presentation, smc_mode: Mode) -> None:
+    report = Report()
+    with (
+        tcp_listener(inet.host) as listener,
+        smcsock.installed(require_smc=True, report=report),
+        socket.socket(inet.inet) as client,
+    ):
+        with pytest.raises(FallbackError, match="SMC was required") as failure:
+            client.connect(listener.getsockname())
+        assert failure.value.peer == listener.getsockname()
+        with pytest.raises(BrokenPipeError):
+            client.send(b"secret")
+        server, _ = listener.accept()
+        with server:
+            assert server.recv(100) == b""
+    assert refused(report) == {("connect", True): 1}
+
+
+def test_a_required_server_ends_connections_that_fall_back(smc_mode: Mode) -> None:
+    report = Report()
+    with smcsock.installed(require_smc=True, report=report):
+        listener = socket.create_server(("127.0.0.1", 0))
+    with listener, socket.create_connection(listener.getsockname()) as client:
+        with pytest.raises(FallbackError):
+            listener.accept()
+        client.settimeout(LIMIT)
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+    assert refused(report) == {("accept", True): 1}
+
+
+def test_a_required_connection_that_is_smc(smc_mode: Mode) -> None:
+    if smc_mode is Mode.TCP:
+        pytest.skip(NEEDS_SMC)
+    with smcsock.installed(require_smc=True):
+        assert asyncio_program() == socketserver_program() == tls_program() == b"page"
+
+
+def test_a_required_connection_of_asyncio_must_not_fall_back(smc_mode: Mode) -> None:
+    report = Report()
+    with (
+        tcp_listener() as listener,
+        smcsock.installed(require_smc=True, report=report),
+        pytest.raises(FallbackError),
+    ):
+        asyncio.run(asyncio_open(listener.getsockname()))
+    assert refused(report) == {("connect", True): 1}
+
+
+def test_a_required_socketserver_goes_on(smc_mode: Mode) -> None:
+    if smc_mode is Mode.TCP:
+        pytest.skip(NEEDS_SMC)
+    with smcsock.installed(require_smc=True):
+        server = socketserver.TCPServer(("127.0.0.1", 0), Echo)
+    with server, in_thread(server.serve_forever, 0.05):
+        try:
+            for client in (PlainSocket(V4), INET.open()):
+                with client:
+                    client.settimeout(LIMIT)
+                    client.connect(server.server_address)
+                    expected = b"" if isinstance(client, PlainSocket) else b"page"
+                    assert answer(client) == expected
+        finally:
+            server.shutdown()
+
+
+def test_a_required_asyncio_server_goes_on(
+    smc_mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
+    if smc_mode is Mode.TCP:
+        pytest.skip(NEEDS_SMC)
+
+    async def main() -> list[bytes]:
+        answers = []
+        loop = asyncio.get_running_loop()
+        async with await asyncio.start_server(asyncio_echo, "127.0.0.1", 0) as server:
+            for client in (PlainSocket(V4), INET.open()):
+                with client:
+                    client.settimeout(LIMIT)
+                    address = server.sockets[0].getsockname()
+                    await loop.run_in_executor(None, client.connect, address)
+                    answers.append(await loop.run_in_executor(None, answer, client))
+        return answers
+
+    with smcsock.installed(require_smc=True):
+        assert asyncio.run(main()) == [b"", b"page"]
+    assert "FallbackError" in caplog.text
+
+
+def answer(client: socket.socket) -> bytes:
+    """What an echo server answers; nothing if it has ended the connection."""
+    try:
+        client.sendall(b"page\n")
+        return client.recv(100)
+    except (BrokenPipeError, ConnectionResetError):
+        return b""
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda sock: sock.send(b"x"),
+        lambda sock: sock.recv(1),
+        lambda sock: sock.sendmsg([b"x"]),
+        lambda sock: sock.recv_into(bytearray(1)),
+        lambda sock: sock.getpeername(),
+        lambda sock: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR),
+        lambda sock: sock.shutdown(socket.SHUT_WR),
+        lambda sock: sock.connect(("127.0.0.1", 1)),
+        read_file,
+        lambda sock: ssl.create_default_context().wrap_socket(
+            sock, server_hostname="h", do_handshake_on_connect=False
+        ),
+    ],
+    ids=[
+        "send",
+        "recv",
+        "sendmsg",
+        "recv_into",
+        "getpeername",
+        "SO_ERROR",
+        "shutdown",
+        "connect",
+        "makefile",
+        "tls",
+    ],
+)
+def test_a_required_connection_begun_without_blocking(
+    use: Callable[[socket.socket], object], smc_mode: Mode
+) -> None:
+    with (
+        tcp_listener() as listener,
+        smcsock.installed(require_smc=True),
+        socket.socket() as client,
+    ):
+        client.setblocking(False)
+        assert client.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+        assert select.select([], [client], [], LIMIT)[1]
+        with pytest.raises(FallbackError):
+            use(client)
+        with pytest.raises(BrokenPipeError):
+            client.send(b"secret")
+
+
+def test_requirements_are_of_what_is_selected(smc_mode: Mode) -> None:
+    with (
+        tcp_listener() as listener,
+        smcsock.installed(require_smc=True, only="127.0.0.2:*"),
+        socket.create_connection(listener.getsockname()) as client,
+    ):
+        assert client.send(b"x") == 1
+
+
+# ----- smcsock.socket itself
+
+
+def test_so_error_tells_of_a_connect_that_came_to_nothing(smc_mode: Mode) -> None:
+    """The kernel keeps no error when nobody answers."""
+    with black_hole(INET) as listener, INET.open() as sock:
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
+        sock.setblocking(False)
+        assert sock.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        assert poll.poll(LIMIT * 1000)
+        assert not select.select([], [sock], [], 0)[1]
+        assert socket.socket.getsockopt(sock, socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNABORTED

@@ -1,0 +1,385 @@
+"""smcsock run: programs as processes of their own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import EXPECTED_MODE, VM_MODE
+
+import smcsock
+from smcsock import Mode
+from smcsock.__main__ import main
+
+# An emulated guest takes seconds to start a Python; few of these tests need its kernel.
+LIMIT = 240
+slow = pytest.mark.skipif(VM_MODE not in (None, "smcd"), reason="slow, and shown elsewhere")
+on_host = pytest.mark.skipif(VM_MODE is not None, reason="slow, and the kernel does not matter")
+
+RUN = (sys.executable, "-m", "smcsock", "run")
+
+CONNECT = """
+import socket, threading
+
+def connect():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()):
+            listener.accept()[0].close()
+"""
+
+
+@pytest.fixture
+def mode() -> Mode:
+    """That of connections over IPv4 where the tests run."""
+    return EXPECTED_MODE.get(VM_MODE or "", Mode.TCP)
+
+
+def program(directory: Path, code: str, name: str = "program.py") -> str:
+    path = directory / name
+    path.write_text(textwrap.dedent(code), encoding="utf-8")
+    return str(path)
+
+
+def call(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, **options)
+
+
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return call(*RUN, *arguments, **options)
+
+
+def totals(report: str) -> dict[tuple[str, Mode], int]:
+    """The counts of a JSON report, by side and mode."""
+    counts: dict[tuple[str, Mode], int] = {}
+    for fields in json.loads(report)["connections"]:
+        key = fields["side"], Mode(fields["mode"])
+        counts[key] = counts.get(key, 0) + fields["count"]
+    return counts
+
+
+# ----- a whole program
+
+
+WEB = """
+import http.server, os, sys, threading, urllib.request
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"page")
+
+    def log_message(self, *args):
+        pass
+
+if __name__ == "__main__":
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:{server.server_port}/") as answer:
+            print(answer.read(), sys.argv[1:])
+        server.shutdown()
+"""
+
+
+def test_a_program_runs_over_smc_and_the_report_says_so(tmp_path: Path, mode: Mode) -> None:
+    report = tmp_path / "report"
+    path = program(tmp_path, WEB)
+    result = run("--report", "--report-to", str(report), path, "-m", "--report")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "b'page' ['-m', '--report']\n"
+    title, connected, accepted, *advice = report.read_text(encoding="utf-8").splitlines()
+    assert title == f"smcsock: 2 connections: 2 {mode}"
+    assert connected.startswith(f"smcsock:   1 connected  {mode}")
+    assert accepted.startswith(f"smcsock:   1 accepted   {mode}")
+    assert bool(advice) is (VM_MODE == "tcp")
+
+
+# ----- as if it were run by Python itself
+
+
+SELF = """
+import os, sys
+from pathlib import Path
+
+def me():
+    return __name__
+
+print(me(), sys.argv[1:], Path(sys.path[0]).name, __file__ if "__file__" in globals() else "-")
+print(sys.path, {k: v for k, v in os.environ.items() if k.startswith(("SMC", "PY"))})
+print(sys.flags, sys.stdout.line_buffering, sys.warnoptions)
+"""
+
+
+@on_host
+@pytest.mark.parametrize("kind", ["file", "module", "code", "directory"])
+def test_the_program_sees_what_it_always_sees(kind: str, tmp_path: Path) -> None:
+    path = program(tmp_path, SELF)
+    program(tmp_path, SELF, "__main__.py")
+    how = {
+        "file": [path],
+        "module": ["-m", "program"],
+        "code": ["-c", SELF],
+        "directory": [str(tmp_path)],
+    }[kind]
+    arguments = [*how, "one", "--two", "-m", "--", ""]
+    python = [sys.executable, "-O", "-W", "error", "-X", "utf8"]
+    expected = call(*python, *arguments, cwd=tmp_path)
+    assert expected.returncode == 0, expected.stderr
+    result = call(*python, "-m", "smcsock", "run", *arguments, cwd=tmp_path)
+    assert result.stdout == expected.stdout
+    assert (result.stderr, result.returncode) == ("", 0)
+
+
+@on_host
+@pytest.mark.parametrize(
+    "code",
+    [
+        "raise SystemExit(42)",
+        "raise SystemExit('words')",
+        "1 / 0",
+        "raise KeyboardInterrupt",
+        "import os; os._exit(7)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        "x = (",
+        "import sys; sys.stdout.close(); sys.stderr.close()",
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--report-to", os.devnull)], ids=["", "report"])
+def test_the_program_ends_as_it_always_does(
+    code: str, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = program(tmp_path, code)
+    expected = call(sys.executable, path)
+    result = run(*options, path)
+    assert result.returncode == expected.returncode
+    assert (result.stdout, result.stderr) == (expected.stdout, expected.stderr)
+
+
+@on_host
+def test_signal_handlers_are_pythons_own() -> None:
+    code = "import signal; print([signal.getsignal(n) for n in signal.valid_signals()])"
+    assert run("-c", code).stdout == call(sys.executable, "-c", code).stdout
+
+
+@on_host
+def test_commands_on_the_path(tmp_path: Path) -> None:
+    script = tmp_path / "some-command"
+    script.write_text(f"#!{sys.executable} -u\nimport sys; print(sys.argv)\n")
+    script.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert run("some-command", "x", env=env).stdout == f"{[str(script), 'x']}\n"
+    code = "import socket; print(type(socket.socket()))"
+    result = run("--", sys.executable, "-W", "ignore", "-c", code)
+    assert result.stdout == "<class 'smcsock.socket'>\n"
+
+
+@on_host
+def test_another_sitecustomize_is_run(tmp_path: Path) -> None:
+    program(tmp_path, "print('customized')", "sitecustomize.py")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    code = "import os, sitecustomize; print(sitecustomize.__file__, os.environ['PYTHONPATH'])"
+    result = run("-c", code, env=env)
+    assert result.stdout.splitlines() == [
+        *call(sys.executable, "-c", "", env=env).stdout.splitlines(),
+        "customized",
+        f"{tmp_path / 'sitecustomize.py'} {tmp_path}",
+    ]
+
+
+# ----- child processes
+
+
+CHILDREN = f"""
+import multiprocessing, os, subprocess, sys
+{CONNECT}
+def spawn(method):
+    process = multiprocessing.get_context(method).Process(target=connect)
+    process.start()
+    process.join()
+
+if __name__ == "__main__":
+    connect()
+    spawn("fork")
+    if len(sys.argv) > 1:
+        spawn("spawn")
+        subprocess.run([sys.executable, "-c", {CONNECT!r} + "connect()"])
+"""
+
+
+@pytest.mark.parametrize(
+    "children", [pytest.param(True, marks=slow), pytest.param(False, marks=on_host)]
+)
+def test_children_follow_when_asked(children: bool, tmp_path: Path, mode: Mode) -> None:
+    path = program(tmp_path, CHILDREN)
+    options = ["--report", "--json", *(["--children"] if children else [])]
+    result = run(*options, path, "all")
+    assert result.returncode == 0
+    report = json.loads(result.stderr)
+    assert report["processes"] == (4 if children else 2)
+    count = report["processes"]
+    assert totals(result.stderr) == {("connect", mode): count, ("accept", mode): count}
+
+
+@on_host
+def test_a_child_that_is_terminated_has_counted(tmp_path: Path) -> None:
+    code = f"""
+    import multiprocessing, time
+    {textwrap.indent(CONNECT, "    ").strip()}
+
+    def work(event):
+        connect()
+        event.set()
+        time.sleep(60)
+
+    if __name__ == "__main__":
+        context = multiprocessing.get_context("fork")
+        event = context.Event()
+        process = context.Process(target=work, args=(event,))
+        process.start()
+        event.wait()
+        process.terminate()
+        process.join()
+        print(process.exitcode)
+    """
+    result = run("--report", "--json", program(tmp_path, code))
+    assert result.stdout == "-15\n"
+    assert json.loads(result.stderr)["processes"] == 2
+
+
+@on_host
+def test_a_python_without_smcsock_says_so(tmp_path: Path) -> None:
+    program(tmp_path, "raise ImportError('none here')", "smcsock.py")
+    code = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', '']).returncode)"
+    path = f"os.environ['PYTHONPATH'].partition(':')[0] + ':{tmp_path}'"
+    child = f"import os; os.environ['PYTHONPATH'] = {path}; {code}"
+    result = run("--children", "-c", child)
+    assert result.returncode == 0
+    assert "cannot import smcsock (none here): its connections are plain TCP" in result.stderr
+
+
+# ----- the report
+
+
+@on_host
+def test_a_server_that_is_terminated_reports(tmp_path: Path) -> None:
+    code = f"{CONNECT}\nimport time\nconnect()\nprint('ready', flush=True)\ntime.sleep(60)"
+    process = subprocess.Popen(
+        [*RUN, "--report", program(tmp_path, code)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == -signal.SIGTERM
+    assert errors.startswith("smcsock: 2 connections: 2 TCP\n")
+
+
+@on_host
+def test_nothing_is_left_of_a_run(tmp_path: Path) -> None:
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    assert run("--report", "-c", "", env=env).stderr == "smcsock: no connections\n"
+    assert run("--report", "--", str(tmp_path / "none"), env=env).returncode == 127
+    assert not list(tmp_path.iterdir())
+
+
+# ----- choosing
+
+
+@slow
+def test_a_required_connection_fails_the_program(tmp_path: Path, smc_mode: Mode) -> None:
+    code = """
+    import socket, sys
+    for port in sys.argv[1:]:
+        with socket.socket() as sock:
+            try:
+                sock.connect(("127.0.0.1", int(port)))
+            except Exception as error:
+                print(type(error).__name__)
+    """
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as other,
+    ):
+        ports = [str(listener.getsockname()[1]) for listener in (one, other)]
+        only = ["--only", f"localhost:{ports[0]}"]
+        result = run("--require-smc", *only, "--report", program(tmp_path, code), *ports)
+    assert result.stdout == "FallbackError\n"
+    assert result.stderr.startswith("smcsock: 2 connections: 1 TCP; 1 TCP, refused\n")
+    assert "  1 connected  TCP (not selected)\n" in result.stderr
+
+
+# ----- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "nothing to run"),
+        (("--",), "nothing to run"),
+        (("-m",), "argument -m: expected a module"),
+        (("-c",), "argument -c: expected a code"),
+        (("--json", "x"), "--json is for --report"),
+        (("--only", "host", "x"), "argument --only: not HOST:PORT: 'host'"),
+        (("--fallback", "udp", "x"), "invalid choice: 'udp'"),
+        (("--sockets", "x"), "unrecognized arguments"),
+    ],
+    ids=str,
+)
+def test_wrong_usage(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["run", *arguments])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("no-such-program",), 127, "there is no program 'no-such-program'"),
+        (("./none.py",), 127, "there is no program './none.py'"),
+        (("ls",), 126, "is a binary, not a Python program: for those, smc-tools has smc_run"),
+        (("{shell}",), 126, "is a script of '/bin/sh -e', not a Python program"),
+        (("python3", "-I", "-c", ""), 1, "not with -I, -E or -S"),
+        (("python3", "-W", "error", "-uXdev", "-qS"), 1, "not with -I, -E or -S"),
+        (("--report-to", "/dev/full/x", "-c", ""), 1, "cannot write the report to /dev/full/x"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_run(
+    arguments: tuple[str, ...],
+    status: int,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shell = program(tmp_path, "#!/bin/sh -e\nexit 0\n", "shell")
+    assert main(["run", *(argument.format(shell=shell) for argument in arguments)]) == status
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.skipif(smcsock.has_smc(), reason="this kernel has SMC")
+@pytest.mark.parametrize("options", [(), ("--require-smc", "--fallback", "tcp")], ids=str)
+def test_a_kernel_without_smc(
+    options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SMCSOCK_FALLBACK")
+    assert main(["run", *options, "-c", ""]) == 3
+    captured = capsys.readouterr()
+    assert "this kernel has no SMC" in captured.err
+    assert ("give --fallback tcp" in captured.err) is (not options)
