@@ -233,7 +233,6 @@ async def _connect(
         if local_infos is not None:
             _bind_first(sock, local_infos)
         await asyncio.get_running_loop().sock_connect(sock, address)
-        _check_connected(sock, address)
         if require_smc:
             sock._refuse_fallback(address)
     except BaseException:
@@ -259,18 +258,6 @@ def _bind_first(sock: socket, local_infos: Sequence[_AddressInfo]) -> None:
 def _bind_error(address: Any, error: OSError) -> OSError:
     reason = (error.strerror or str(error)).lower()
     return OSError(error.errno, f"error while attempting to bind on address {address!r}: {reason}")
-
-
-def _check_connected(sock: socket, address: Any) -> None:
-    """Raises what SO_ERROR, which the event loop goes by, may leave out (smc_connect_work)."""
-    if sock.fell_back():
-        return  # SO_ERROR was TCP's
-    try:
-        sock.getpeername()
-    except OSError as error:
-        if error.errno != errno.ENOTCONN:
-            raise
-        raise OSError(errno.ECONNABORTED, f"Connect call failed {address}") from None
 
 
 async def _connect_first(attempts: list[_Attempt], delay: float | None, all_errors: bool) -> socket:
