@@ -31,6 +31,7 @@ from smcsock.diag import (
     ExtraMissingError,
     Fallback,
     LinkState,
+    Pci,
     PnetId,
     Sizes,
     SmcdDevice,
@@ -61,7 +62,11 @@ from smcsock.diag import (
     system,
     ueids,
 )
+from smcsock.diag._commands import SmcCommand
+from smcsock.diag._devices import _smcd_device
 from smcsock.diag._errors import NOT_PERMITTED
+from smcsock.diag._generic import _decode
+from smcsock.diag._messages import attributes, message_class
 
 NOSMCDEV, PEERNOSMC, PEERDECL, NOUEID = 0x03030000, 0x03010000, 0x05000000, 0x03030008
 EID = "SMCSOCK.TEST-1"
@@ -801,10 +806,30 @@ def test_what_is_read_can_be_pickled_and_hashed(smc_mode: Mode) -> None:
         assert hash(found) == hash(dataclasses.replace(found))
 
 
-@needs_no_kernel
-def test_smcd_device_is_used_by_link_groups() -> None:
-    from smcsock.diag import Pci
+def attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
-    pci = Pci("0001:00:00.0", 0x1, 0x7C0, 0x1014, 0x04ED)
-    assert pci.type == "ISM"
-    assert [SmcdDevice(pci, count, "", False).in_use for count in (0, 1)] == [False, True]
+
+@needs_no_kernel
+def test_ism_device_as_the_kernel_writes_it() -> None:
+    port = attribute(1, b"\1") + attribute(2, b"NET1            \0")
+    device = b"".join(
+        (
+            attribute(1, struct.pack("=I", 2)),
+            attribute(2, b"\1"),
+            attribute(3, struct.pack("=I", 0x1234)),
+            attribute(4, struct.pack("=H", 0x7C0)),
+            attribute(5, struct.pack("=H", 0x1014)),
+            attribute(6, struct.pack("=H", 0x04ED)),
+            attribute(7, b"0001:00:00.0\0"),
+            attribute(8 | 0x8000, port),
+            attribute(99, b"of a newer kernel"),
+        )
+    )
+    payload = struct.pack("=BBH", 5, 1, 0) + attribute(5 | 0x8000, device)
+    message = struct.pack("=IHHII", 16 + len(payload), 30, 2, 1, 0) + payload
+    decoded = attributes(_decode(message_class(SmcCommand.GET_DEV_SMCD), message))
+    found = _smcd_device(decoded["SMC_GEN_DEV_SMCD"])
+    pci = Pci("0001:00:00.0", 0x1234, 0x7C0, 0x1014, 0x04ED)
+    assert found == SmcdDevice(pci, 2, "NET1", True)
+    assert (found.in_use, pci.type) == (True, "ISM")

@@ -99,6 +99,7 @@ def hardware_address(interface: str) -> str:
 
 @pytest.fixture
 def peers(changing: None) -> Iterator[Peers]:
+    only_in("tcp")
     ip(f"link add {HERE} type veth peer name {THERE}")
     try:
         ip(f"address add {ADDRESS}/24 dev {HERE}")
@@ -127,7 +128,6 @@ def one_processor() -> Iterator[None]:
 def test_listener_that_limits_handshakes_takes_no_more_than_it_can(
     one_processor: None, peers: Peers, smc_mode: Mode
 ) -> None:
-    only_in("tcp")
     with smcsock.create_server((ADDRESS, 0), backlog=ENOUGH) as unlimited:
         limit_handshakes(True)
         try:

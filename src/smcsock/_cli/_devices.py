@@ -82,11 +82,12 @@ def _run(options: argparse.Namespace) -> ExitCode:
 
 
 def _smcd(device: SmcdDevice) -> list[Cell]:
+    fid, pci_id, pchid = _pci(device)
     return [
-        f"{device.pci.fid:04x}",
-        device.pci.type,
-        device.pci.id,
-        f"{device.pci.pchid:04x}",
+        fid,
+        device.pci.type if device.pci else "",
+        pci_id,
+        pchid,
         _yes_no(device.in_use),
         device.link_groups,
         _pnetid(device),
@@ -94,20 +95,22 @@ def _smcd(device: SmcdDevice) -> list[Cell]:
 
 
 def _smcr(device: SmcrDevice, port: Port) -> list[Cell]:
-    pci = device.pci
     return [
         port.interface or "",
         device.name,
         port.number,
         "ACTIVE" if port.active else "INACTIVE",
-        pci.type if pci else "",
+        device.pci.type if device.pci else "",
         _yes_no(device.is_critical),
-        f"{pci.fid:04x}" if pci else "",
-        pci.id if pci else "",
-        f"{pci.pchid:04x}" if pci else "",
+        *_pci(device),
         port.links,
         _pnetid(port),
     ]
+
+
+def _pci(device: SmcdDevice | SmcrDevice) -> tuple[str, str, str]:
+    pci = device.pci
+    return (f"{pci.fid:04x}", pci.id, f"{pci.pchid:04x}") if pci else ("", "", "")
 
 
 def _yes_no(value: bool) -> str:

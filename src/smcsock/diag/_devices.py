@@ -24,11 +24,7 @@ _TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Pci:
-    """A PCI function: its address, and on IBM Z its function ID and PCHID.
-
-    ``type`` is what smc-tools call the device ("ISM", "RoCE_Express2"), else its PCI
-    device ID in hexadecimal.
-    """
+    """A PCI function: its address, and on IBM Z its function ID and PCHID."""
 
     id: str
     fid: int
@@ -38,7 +34,7 @@ class Pci:
 
     @property
     def type(self) -> str:
-        """The kind of device, as smc-tools have it."""
+        """What smc-tools call it: "ISM", "RoCE_Express2", or the device ID in hexadecimal."""
         return _TYPES.get(self.device, f"{self.device:#x}")
 
 
@@ -46,11 +42,12 @@ class Pci:
 class SmcdDevice:
     """A device for SMC-D.
 
-    ``link_groups`` is how many use it. ``pnetid`` is "" for none, and
-    ``pnetid_by_user`` tells one of the PNET table from the hardware's.
+    ``pci`` is None for one that is no PCI function. ``link_groups`` is how many use it.
+    ``pnetid`` is "" for none, and ``pnetid_by_user`` tells one of the PNET table from the
+    hardware's.
     """
 
-    pci: Pci
+    pci: Pci | None
     link_groups: int
     pnetid: str
     pnetid_by_user: bool
@@ -81,7 +78,7 @@ class Port:
 class SmcrDevice:
     """A device for SMC-R.
 
-    ``pci`` is None for one that is none, such as soft-RoCE. ``is_critical`` says that
+    ``pci`` is None for one that is no PCI function, such as soft-RoCE. ``is_critical`` says that
     link groups would be lost with it: they have no second device.
     """
 
@@ -112,7 +109,9 @@ def devices() -> list[SmcdDevice | SmcrDevice]:
     return found
 
 
-def _pci(device: Attributes) -> Pci:
+def _pci(device: Attributes) -> Pci | None:
+    if "SMC_NLA_DEV_PCI_ID" not in device:
+        return None
     return Pci(
         id=device["SMC_NLA_DEV_PCI_ID"],
         fid=device["SMC_NLA_DEV_PCI_FID"],
@@ -135,7 +134,7 @@ def _smcd_device(device: Attributes) -> SmcdDevice:
 def _smcr_device(device: Attributes) -> SmcrDevice:
     return SmcrDevice(
         name=device["SMC_NLA_DEV_IB_NAME"],
-        pci=_pci(device) if "SMC_NLA_DEV_PCI_ID" in device else None,
+        pci=_pci(device),
         is_critical=bool(device["SMC_NLA_DEV_IS_CRIT"]),
         ports=tuple(
             _port(number, device[name]) for number, name in enumerate(_PORTS, 1) if name in device
