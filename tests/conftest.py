@@ -8,6 +8,7 @@ ask for the fixture ``smc_mode``, are skipped.
 
 import contextlib
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ EXPECTED_MODE = {"smcd": Mode.SMCD, "smcr": Mode.SMCR, "tcp": Mode.TCP}
 
 if VM_MODE not in EXPECTED_MODE and not smcsock.has_smc():
     os.environ["SMCSOCK_FALLBACK"] = "tcp"
+
+# A shell's background jobs ignore Ctrl-C, and so would what the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

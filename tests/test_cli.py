@@ -92,7 +92,6 @@ def serving(*arguments: str, files: int | None = None) -> Iterator[Server]:
     """An echo server on a free port; ``files`` limits its descriptors."""
 
     def prepare() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
         if files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
@@ -595,7 +594,6 @@ def test_ctrl_c_ends_a_waiting_client_quietly() -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert process.stdout is not None
         assert process.stdout.readline().startswith("connected to ")
