@@ -1,20 +1,16 @@
 """What became of the connections of a program: counted by mode and reason."""
 
-import errno
 import os
 import socket as _stdlib
-import struct
-import sys
 import threading
 import weakref
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from ._errors import DiagUnavailableError
-from ._info import _MSG, Mode, SmcInfo, decode
+from ._info import Mode, SmcInfo, decode
 from ._reasons import Reason, reason
-from ._smcsock import AF_SMC
+from ._sock_diag import records
 
 __all__ = ["Outcome", "Report"]
 
@@ -26,6 +22,9 @@ _NOT_LISTED = "it ended before the kernel was asked"
 
 _MANY = 64
 """How many connections may wait until the kernel is asked about them."""
+
+_ATTEMPTS = 3
+"""A list of sockets may lack one because another one went away meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,55 +182,12 @@ def _outcome(side: Side, fell_back: bool, info: SmcInfo | None, note: str) -> Ou
     return Outcome(side, mode, note="" if mode else f"SMC-D or SMC-R, unknown: {note}")
 
 
-# sock_diag(7), linux/netlink.h and linux/smc_diag.h.
-_SOCK_DIAG_BY_FAMILY, _NLMSG_ERROR, _NLMSG_DONE = 20, 2, 3
-_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
-_NETLINK_SOCK_DIAG = 4
-_HEADER = struct.Struct("=I2H2I")  # struct nlmsghdr
-_REQUEST = struct.Struct("=4B 48x")  # struct smc_diag_req
-_CONNINFO_BIT = 1
-_BUFFER = 65536  # the most that the kernel fills of a dump at a time
-
-
 def _ask(inodes: dict[int, Any]) -> dict[int, SmcInfo]:
     """What the kernel knows of sockets, by their inodes; OSError if it cannot be asked."""
     found: dict[int, SmcInfo] = {}
-    for _ in range(3):
-        parts = _dump(inodes, found)
-        # A dump in several parts may skip a socket when another one goes away meanwhile.
-        if parts == 1 or len(found) == len(inodes):
+    for _ in range(_ATTEMPTS):
+        infos = (decode(record, _stdlib.AF_INET) for record in records())
+        found.update((info.inode, info) for info in infos if info.inode in inodes)
+        if len(found) == len(inodes):
             break
     return found
-
-
-def _dump(inodes: dict[int, Any], found: dict[int, SmcInfo]) -> int:
-    request = _REQUEST.pack(AF_SMC, 0, 0, _CONNINFO_BIT)
-    header = _HEADER.pack(
-        _HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0
-    )
-    parts = 0
-    with _stdlib.socket(_stdlib.AF_NETLINK, _stdlib.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
-        netlink.settimeout(None)
-        netlink.sendall(header + request)
-        while True:
-            data = netlink.recv(_BUFFER)
-            parts += 1
-            at = 0
-            while at + _HEADER.size <= len(data):
-                length, kind, *_ = _HEADER.unpack_from(data, at)
-                payload = data[at + _HEADER.size : at + length]
-                if kind == _NLMSG_DONE:
-                    return parts
-                if kind == _NLMSG_ERROR:
-                    _raise(int.from_bytes(payload[:4], sys.byteorder, signed=True))
-                if kind == _SOCK_DIAG_BY_FAMILY and len(payload) >= _MSG.size:
-                    inode = _MSG.unpack_from(payload)[-1]
-                    if inode in inodes:
-                        found[inode] = decode(payload, _stdlib.AF_INET)
-                at += max(length + 3 & ~3, _HEADER.size)
-
-
-def _raise(code: int) -> None:
-    if -code in (errno.ENOENT, errno.EPROTONOSUPPORT):
-        raise DiagUnavailableError
-    raise OSError(-code, os.strerror(-code))

@@ -1,9 +1,5 @@
-"""All SMC sockets of the network namespace.
+"""All SMC sockets of the network namespace."""
 
-Source: include/uapi/linux/smc_diag.h and net/smc/smc_diag.c in the Linux kernel.
-"""
-
-import errno
 import socket
 import struct
 from dataclasses import replace
@@ -13,16 +9,12 @@ from typing import TypeAlias
 from .._errors import DiagUnavailableError
 from .._info import Address, SmcInfo, decode
 from .._smcsock import AF_SMC
+from .._sock_diag import records
 from .._socket import has_smc
 from ._errors import diag_error, no_smc
-from ._netlink import NETLINK_SOCK_DIAG, NLM_F_DUMP, NLM_F_REQUEST, ask, pack
 
 __all__ = ["sockets"]
 
-_SOCK_DIAG_BY_FAMILY = 20
-_REQUEST = struct.Struct("=B2xB48x")  # struct smc_diag_req: family, extensions
-_EXTENSIONS = 0b1011  # CONNINFO, LGRINFO and DMBINFO: the others come unasked
-_NLMSG_HEADER_SIZE = 16
 _ADDRESSES_AT, _ADDRESSES_SIZE = 8, 32  # in struct smc_diag_msg
 
 # Local and remote port: what smc_diag tells of every socket.
@@ -43,11 +35,11 @@ def sockets() -> list[SmcInfo]:
 
     Raises DiagUnavailableError where the kernel's smc_diag is missing, else DiagError.
     """
-    records = {}
+    known = {}
     for record in _records():
         info = decode(record, _family(record))
-        records[info.inode, info.cookie] = info  # one may be listed twice
-    found = list(records.values())
+        known[info.inode, info.cookie] = info  # one may be listed twice
+    found = list(known.values())
     incomplete = {_ports(info) for info in found if _lacks_address(info)}
     if incomplete:
         tcp = _tcp_sockets(incomplete)
@@ -56,15 +48,14 @@ def sockets() -> list[SmcInfo]:
 
 
 def _records() -> list[bytes]:
-    request = _REQUEST.pack(AF_SMC, _EXTENSIONS)
-    message = pack(_SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, request)
     try:
-        answers = ask(NETLINK_SOCK_DIAG, message)
+        return records()
+    except DiagUnavailableError:
+        if has_smc():
+            raise
+        raise no_smc() from None
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.EPROTONOSUPPORT):
-            raise diag_error(error, {}) from None
-        raise (DiagUnavailableError() if has_smc() else no_smc()) from None
-    return [answer[_NLMSG_HEADER_SIZE:] for answer in answers]
+        raise diag_error(error, {}) from None
 
 
 def _family(record: bytes) -> int:

@@ -1,8 +1,8 @@
 """Netlink, as far as one question and its answers go.
 
-pyroute2's own sockets are not used: they drive an event loop each, which cannot be
-done while another one runs in the thread (asyncio), and set up the root logger. Its
-messages are, in _messages.
+pyroute2's own sockets are not used, not even for generic netlink, where its messages
+are: they drive an event loop each, which cannot be done while another one runs in the
+thread (asyncio), and set up the root logger.
 
 Source: include/uapi/linux/netlink.h; netlink(7).
 """
