@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
-_MAX_TIMEOUT = 1e6  # seconds; what the kernel can take, rounded down
-
 __all__ = [
     "CommandError",
     "ExitCode",
@@ -21,9 +19,11 @@ __all__ = [
     "complain",
     "explain",
     "flush",
-    "parse_timeout",
+    "parse_seconds",
     "say",
 ]
+
+_MAX_SECONDS = 1e6  # what the kernel can take for a timeout, rounded down
 
 
 class ExitCode(IntEnum):
@@ -92,14 +92,14 @@ def explain(error: BaseException) -> str:
     return text or str(error) or type(error).__name__
 
 
-def parse_timeout(text: str) -> float:
+def parse_seconds(text: str) -> float:
     """A number of seconds, for argparse."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= _MAX_TIMEOUT:
+    if not 0 < seconds <= _MAX_SECONDS:
         raise argparse.ArgumentTypeError(
-            f"not a number of seconds above 0 and up to {_MAX_TIMEOUT:g}: {text!r}"
+            f"not a number of seconds above 0 and up to {_MAX_SECONDS:g}: {text!r}"
         )
     return seconds

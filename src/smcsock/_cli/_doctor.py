@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import Reason, SmcInfo
 from ..doctor import Connection, Finding, Fix, Report, Status, examine
 from ._address import DEFAULT_PORT, split_address
-from ._common import ExitCode, OutputError, complain, explain, parse_timeout, say
+from ._common import ExitCode, OutputError, complain, explain, parse_seconds, say
 
 if TYPE_CHECKING:
     from ._common import Commands
@@ -80,7 +80,7 @@ def add(commands: "Commands") -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=parse_timeout,
+        type=parse_seconds,
         default=30.0,
         metavar="SECONDS",
         help="for each connection (30)",

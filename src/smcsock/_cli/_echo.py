@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from .. import FallbackError, SMCUnsupportedError, create_connection, create_server, socket
 from .._errors import NO_SMC
 from ._address import DEFAULT_PORT, format_address, parse_port, resolve
-from ._common import CommandError, ExitCode, complain, explain, parse_timeout, say
+from ._common import CommandError, ExitCode, complain, explain, parse_seconds, say
 from ._mode import mode_of, refusal
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def add(commands: "Commands") -> None:
     )
     parser.add_argument(
         "--timeout",
-        type=parse_timeout,
+        type=parse_seconds,
         metavar="SECONDS",
         help=f"for each step of the client ({_TIMEOUT:g})",
     )

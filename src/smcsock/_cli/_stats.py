@@ -1,14 +1,13 @@
 """smcsock stats: counters, as smcd stats and smcr stats show them."""
 
 import argparse
-import math
 import time
 from collections.abc import Callable
 from dataclasses import astuple
 from typing import TYPE_CHECKING, NoReturn
 
 from ..diag import Direction, Stats, Technology, stats
-from ._common import ExitCode, say
+from ._common import ExitCode, parse_seconds, say
 from ._diag import Cell, add_command, add_json, kernel_errors, plain, say_json, say_table
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ columns of --watch:
 With --watch one such object a line, of the interval, with "seconds", its length.
 """
 
-_MAX_INTERVAL = 86400.0
 _SIZES = ("8KB", "16KB", "32KB", "64KB", "128KB", "256KB", "512KB", "1MB", ">1MB")
 _WATCH = ("Time", "D-Conns", "R-Conns", "Fback", "HS-Err", "D-Rx", "D-Tx", "R-Rx", "R-Tx", "Full")
 _WATCH_FORMAT = "{:8}  {:>8} {:>8} {:>7} {:>6}  {:>13} {:>13} {:>13} {:>13} {:>8}"
@@ -65,7 +63,7 @@ def add(commands: "Commands") -> None:
     parser.add_argument(
         "--watch",
         nargs="?",
-        type=_interval,
+        type=parse_seconds,
         const=1.0,
         metavar="SECONDS",
         help="what was counted in each interval (1)",
@@ -110,18 +108,6 @@ _COUNTERS: dict[str, Callable[[Technology], Cell]] = {
     "  splice": lambda of: of.splice,
     "  urgent data": lambda of: of.urgent,
 }
-
-
-def _interval(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= _MAX_INTERVAL:
-        raise argparse.ArgumentTypeError(
-            f"not a number of seconds above 0 and up to {_MAX_INTERVAL:g}: {text!r}"
-        )
-    return seconds
 
 
 def _run(options: argparse.Namespace) -> ExitCode:
