@@ -29,7 +29,7 @@ from typing import Any
 
 os.environ.setdefault("SMCSOCK_FALLBACK", "tcp")
 
-import smcsock
+import smcsock.diag
 from smcsock import _smcsock
 
 AF_INET, AF_INET6, SOCK_STREAM = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM
@@ -403,6 +403,34 @@ def refused_descriptors() -> None:
         with contextlib.suppress(OSError, ValueError):
             call()
             raise AssertionError
+
+
+def connection_installed(only: str | None) -> None:
+    report = smcsock.Report()
+    with smcsock.installed(only=only, report=report):
+        with socket.create_connection(ADDRESS) as client:
+            server, _ = LISTENER.accept()
+            with server:
+                client.sendall(b"x")
+        str(report)
+
+
+CASES["installed"] = functools.partial(connection_installed, None)
+CASES["installed_selected"] = functools.partial(connection_installed, "127.0.0.1:*")
+CASES["installed_not_selected"] = functools.partial(connection_installed, "127.0.0.2:*")
+
+
+@case
+def installed_refused() -> None:
+    with smcsock.installed(only="*:*"), contextlib.suppress(ConnectionRefusedError):
+        socket.create_connection(REFUSING)
+        raise AssertionError
+
+
+@case
+def diag_sockets() -> None:
+    with contextlib.suppress(OSError):  # without SMC in the kernel
+        smcsock.diag.sockets()
 
 
 # ----- measuring
