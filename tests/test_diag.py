@@ -495,8 +495,13 @@ def test_difference_of_counters() -> None:
 
 @needs_no_kernel
 def test_counter_that_was_started_again_counts_from_then() -> None:
-    now = dataclasses.replace(NEVER, client_fallbacks=2)
-    assert now.since(dataclasses.replace(NEVER, client_fallbacks=9)) == now
+    now = dataclasses.replace(
+        NEVER, client_fallbacks=2, fallbacks=(Fallback("client", reason(NOSMCDEV), 2),)
+    )
+    earlier = dataclasses.replace(
+        NEVER, client_fallbacks=9, fallbacks=(Fallback("client", reason(NOSMCDEV), 9),)
+    )
+    assert now.since(earlier) == now
 
 
 @needs_no_kernel
