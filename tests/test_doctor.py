@@ -31,7 +31,8 @@ import smcsock
 from smcsock import AF_SMC, Mode, diag
 from smcsock.__main__ import main
 from smcsock._cli._address import DEFAULT_PORT, split_address
-from smcsock._machine import RoceDevice, SmcdDevice
+from smcsock._errors import NO_SMC
+from smcsock._machine import RoceDevice, SmcdDevice, smcd_devices
 from smcsock.doctor import Finding, Fix, Report, Status, examine
 from smcsock.doctor._confinement import check_confinement
 from smcsock.doctor._connections import connect_to
@@ -838,6 +839,21 @@ def test_enterprise_ids(
     (finding,) = check_eids(replace(machine, seid=seid, ueids=ueids, smcd_devices=[device]))
     assert finding.status is status
     assert (str(finding.fix) if finding.fix else None) == command
+
+
+def test_ism_function_that_is_in_the_class_dibs_too_is_one_device(tmp_path: Path) -> None:
+    function = tmp_path / "sys/devices/pci0001:00/0001:00:00.0"
+    write(function / "vendor", "0x1014\n")
+    write(function / "device", "0x04ed\n")
+    (tmp_path / "sys/bus/pci/devices").mkdir(parents=True)
+    (tmp_path / "sys/bus/pci/devices/0001:00:00.0").symlink_to(function)
+    (tmp_path / "sys/class/dibs/ism10").mkdir(parents=True)
+    (tmp_path / "sys/class/dibs/ism10/device").symlink_to(function)
+    (tmp_path / "sys/class/dibs/lo").mkdir()
+    assert smcd_devices(tmp_path) == [
+        SmcdDevice("0001:00:00.0", "ism", None),
+        SmcdDevice("lo", "dibs", None),
+    ]
 
 
 @pytest.mark.parametrize(
