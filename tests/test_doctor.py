@@ -869,6 +869,19 @@ def test_ism_function_that_is_in_the_class_dibs_too_is_one_device(tmp_path: Path
     ],
 )
 def test_buffers(machine: Machine, values: dict[str, int], command: str | None) -> None:
+def test_pnet_id_of_a_port_and_of_an_osa_card(machine: Machine) -> None:
+    ports = b"".join(name.ljust(16).encode("cp500") for name in ("ONE", "TWO"))
+    interfaces = machine.root / "sys/class/net"
+    write(interfaces / "eno1/device/util_string", ports)
+    write(interfaces / "eno1/dev_port", "1\n")
+    write(interfaces / "enc600/device/chpid", "1F\n")
+    write(interfaces / "enc600/dev_port", "0\n")
+    write(machine.root / "sys/devices/css0/chp0.1f/util_string", ports)
+    (interfaces / "lo").mkdir()
+    (finding,) = check_pnetids(machine)
+    assert finding.evidence == "enc600 ONE; eno1 TWO"
+
+
     for name, value in values.items():
         write(machine.root / "proc/sys/net/smc" / name, f"{value}\n")
     (finding,) = check_buffers(machine)
