@@ -86,7 +86,7 @@ class Shell:
 
 @pytest.fixture(scope="session")
 def parser() -> argparse.ArgumentParser:
-    return _cli._parser()
+    return _cli.parser()
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def shell(
     parser: argparse.ArgumentParser,
 ) -> Shell:
     # A guest takes a second to make one.
-    monkeypatch.setattr(_cli, "_parser", lambda: parser)
+    monkeypatch.setattr(_cli, "parser", lambda: parser)
     return Shell(capsys)
 
 
