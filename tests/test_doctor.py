@@ -36,7 +36,7 @@ from smcsock._errors import NO_SMC
 from smcsock._machine import RoceDevice, SmcdDevice, smcd_devices
 from smcsock.doctor import Finding, Fix, Report, Status, examine
 from smcsock.doctor._confinement import check_confinement
-from smcsock.doctor._connections import connect_to
+from smcsock.doctor._connections import _tcp_reaches, connect_to
 from smcsock.doctor._devices import check_devices, check_eids, check_pnetids
 from smcsock.doctor._finding import Machine
 from smcsock.doctor._kernel import check_kernel, check_module, configuration
@@ -431,6 +431,13 @@ def test_name_without_an_address(smc_mode: Mode) -> None:
     report = examine("name.invalid", 4343)
     assert report.works is None
     assert named(report, "name name.invalid").status is Status.PROBLEM
+
+
+def test_address_of_a_family_that_the_kernel_lacks_is_not_reached() -> None:
+    # A name can have IPv6 addresses where the kernel has no IPv6.
+    with pytest.raises(OSError, match="not supported"):
+        socket.socket(socket.AF_ASH, socket.SOCK_STREAM)
+    assert not _tcp_reaches(socket.AF_ASH, ("127.0.0.1", 1), 1)
 
 
 def test_host_without_a_port_is_an_error() -> None:
