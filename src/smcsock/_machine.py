@@ -81,8 +81,13 @@ def smcd_devices(root: Path) -> list[SmcdDevice]:
         if (read(path / "vendor"), read(path / "device")) == _ISM:
             driver = (path / "driver").resolve().name if (path / "driver").exists() else None
             devices.append(SmcdDevice(path.name, "ism", driver))
-    # Newer kernels list ISM and loopback devices in a class of their own.
-    devices += [SmcdDevice(path.name, "dibs", None) for path in entries(root / "sys/class/dibs")]
+    # Linux 6.18 and newer have ISM and loopback devices in a class of their own, too.
+    known = {device.name for device in devices}
+    devices += [
+        SmcdDevice(path.name, "dibs", None)
+        for path in entries(root / "sys/class/dibs")
+        if (path / "device").resolve().name not in known
+    ]
     return devices
 
 

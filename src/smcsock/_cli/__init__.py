@@ -29,7 +29,7 @@ from . import (
 )
 from ._common import CommandError, ExitCode, OutputError, complain, explain, flush
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 _COMMANDS = (
     _echo,
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(write_through=False)
     try:
         try:
-            options = _parser().parse_args(arguments)
+            options = parser().parse_args(arguments)
         finally:
             flush()
         return int(options.run(options))
@@ -98,19 +98,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    result = argparse.ArgumentParser(
         prog="smcsock",
         description="Sockets for Linux SMC (Shared Memory Communications).",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"smcsock {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    result.add_argument("--version", action="version", version=f"smcsock {__version__}")
+    commands = result.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for command in _COMMANDS:
         command.add(commands)
-    return parser
+    return result
 
 
 def _abandon_stdout() -> None:

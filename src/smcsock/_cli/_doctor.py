@@ -10,9 +10,18 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from .. import Reason, SmcInfo
+from ..diag._eids import check_eid
 from ..doctor import Connection, Finding, Fix, Report, Status, examine
 from ._address import DEFAULT_PORT, split_address
-from ._common import ExitCode, OutputError, complain, explain, parse_seconds, say
+from ._common import (
+    CommandError,
+    ExitCode,
+    OutputError,
+    complain,
+    explain,
+    parse_seconds,
+    say,
+)
 
 if TYPE_CHECKING:
     from ._common import Commands
@@ -88,9 +97,20 @@ def add(commands: "Commands") -> None:
     parser.add_argument("--fix", action="store_true", help="run the commands that are safe")
     parser.add_argument("--yes", action="store_true", help="with --fix: do not ask")
     parser.add_argument(
-        "--ueid", metavar="NAME", help="the user EID to add where one is missing (A-Z, 0-9, -, .)"
+        "--ueid",
+        type=_parse_ueid,
+        metavar="NAME",
+        help="the user EID to add where one is missing (A-Z, 0-9, -, .)",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _parse_ueid(text: str) -> str:
+    try:
+        check_eid(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _run(options: argparse.Namespace) -> ExitCode:
@@ -124,7 +144,8 @@ def _fix(fixes: list[Fix], done: list[Fix], options: argparse.Namespace) -> bool
     """Runs what the user agrees to; whether it is worth to examine the machine again."""
     if not fixes:
         return False
-    if not options.yes and not sys.stdin.isatty():
+    # Standard streams that are closed are None.
+    if not options.yes and not (sys.stdout and sys.stdin and sys.stdin.isatty()):
         complain("nothing was fixed: to run without a terminal, --fix needs --yes")
         return False
     is_changed = False
@@ -148,14 +169,18 @@ def _agrees(fix: Fix) -> bool:
 
 def _execute(fix: Fix, *, quiet: bool) -> bool:
     """Runs a command, without a shell; whether it went well."""
-    command = list(fix.command)
-    if command[0] == "smcsock":
-        command[:1] = [sys.executable, "-m", "smcsock"]
     if not quiet:
         say(f"+ {fix}")
+    if fix.command[0] == "smcsock":
+        return _execute_own(fix)
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            fix.command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
     except OSError as error:
         complain(f"cannot run {fix.command[0]}: {explain(error)}")
@@ -164,6 +189,23 @@ def _execute(fix: Fix, *, quiet: bool) -> bool:
         said = (done.stderr or done.stdout).strip()
         complain(f"'{fix}' failed ({done.returncode}){f': {said}' if said else ''}")
     return done.returncode == 0
+
+
+def _execute_own(fix: Fix) -> bool:
+    """Runs a command of smcsock in this process; whether it went well.
+
+    A process of its own would take seconds on a slow machine, and smcsock from where
+    root happens to be.
+    """
+    from . import parser
+
+    options = parser().parse_args(fix.command[1:])
+    try:
+        options.run(options)
+    except CommandError as error:
+        complain(f"'{fix}' failed: {error}")
+        return False
+    return True
 
 
 def _show(report: Report) -> None:

@@ -14,6 +14,7 @@ from ._generic import change, dump
 __all__ = [
     "SystemEid",
     "add_ueid",
+    "check_eid",
     "clear_ueids",
     "disable_seid",
     "enable_seid",
@@ -115,11 +116,16 @@ def disable_seid() -> None:
     )
 
 
-def _entry(name: str) -> dict[str, str]:
-    """The attribute of a user-defined EID; ValueError if it cannot be one."""
+def check_eid(name: str) -> None:
+    """ValueError for what cannot be a user-defined EID."""
     if len(name) > _LENGTH or not _EID.fullmatch(name) or ".." in name:
         raise ValueError(
             f"not an EID: {name!r} (up to {_LENGTH} of the characters A-Z, 0-9, '.' and '-', "
             "the first one no '.' or '-', and no '..')"
         )
+
+
+def _entry(name: str) -> dict[str, str]:
+    """The attribute of a user-defined EID; ValueError if it cannot be one."""
+    check_eid(name)
     return {"SMC_NLA_EID_TABLE_ENTRY": name.ljust(_LENGTH)}

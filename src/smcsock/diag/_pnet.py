@@ -52,10 +52,12 @@ def add_pnetid(
 
     ``name`` is up to 16 letters and digits, which become uppercase. An interface and a
     device can be given in one call, but not both kinds of device. What does not exist
-    gets the PNET ID when it appears. Only the initial network namespace takes devices.
+    gets the PNET ID when it appears. Only the initial network namespace takes devices,
+    and its table has one entry for a device, whatever the port.
 
     Takes CAP_NET_ADMIN. Raises ValueError for a wrong name or port or for want of
-    a device, DiagError (EEXIST if the device has a PNET ID) and ExtraMissingError.
+    a device, DiagError (EEXIST if the device has a PNET ID; with an interface and a
+    device, only if both have) and ExtraMissingError.
     """
     attributes: Attributes = {"SMC_PNETID_NAME": _pnetid(name)}
     if ib_device is not None and smcd_device is not None:

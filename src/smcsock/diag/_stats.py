@@ -125,7 +125,7 @@ class Stats:
         again in between (the module was loaded anew), and stays as it is now, too.
         """
         difference: Stats = _difference(self, earlier)
-        return difference
+        return replace(difference, fallbacks=_fallbacks_since(self, earlier))
 
 
 def stats() -> Stats:
@@ -213,7 +213,7 @@ def _difference(now: Any, then: Any) -> Any:
     if isinstance(now, int):
         return now - then if now >= then else now
     if isinstance(now, tuple):
-        return _fallbacks_since(now, then)
+        return now  # fallbacks are for _fallbacks_since()
     changed = {
         item.name: getattr(now, item.name)
         if item.metadata.get("is_gauge")
@@ -223,14 +223,24 @@ def _difference(now: Any, then: Any) -> Any:
     return replace(now, **changed)
 
 
-def _fallbacks_since(now: tuple[Fallback, ...], then: tuple[Fallback, ...]) -> tuple[Fallback, ...]:
-    before = Counter({(entry.role, entry.reason): entry.count for entry in then})
+def _fallbacks_since(now: Stats, then: Stats) -> tuple[Fallback, ...]:
+    # Those of each reason wrap, the totals do not: with a total that is less, all began anew.
+    is_continued = {
+        "client": now.client_fallbacks >= then.client_fallbacks,
+        "server": now.server_fallbacks >= then.server_fallbacks,
+    }
+    before = Counter(
+        {
+            (entry.role, entry.reason): entry.count
+            for entry in then.fallbacks
+            if is_continued[entry.role]
+        }
+    )
     counted = (
-        Fallback(
-            entry.role,
-            entry.reason,
-            (entry.count - before[entry.role, entry.reason]) % _FALLBACK_COUNTER_SIZE,
+        replace(
+            entry,
+            count=(entry.count - before[entry.role, entry.reason]) % _FALLBACK_COUNTER_SIZE,
         )
-        for entry in now
+        for entry in now.fallbacks
     )
     return tuple(entry for entry in counted if entry.count)

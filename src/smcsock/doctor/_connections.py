@@ -125,11 +125,10 @@ def _open(family: int, timeout: float, address: Any) -> socket:
 
 
 def _tcp_reaches(family: int, address: Any, timeout: float) -> bool:
-    with _stdlib.socket(family, _stdlib.SOCK_STREAM) as sock:
+    with contextlib.suppress(OSError), _stdlib.socket(family, _stdlib.SOCK_STREAM) as sock:
         sock.settimeout(timeout)
-        with contextlib.suppress(OSError):
-            sock.connect(address)
-            return True
+        sock.connect(address)
+        return True
     return False
 
 

@@ -9,6 +9,8 @@ from ._finding import Finding, Fix, Machine, Status
 
 __all__ = ["add_ueid", "check_devices", "check_eids", "check_pnetids"]
 
+_PNETID_SIZE = 16
+
 # Drivers of network interfaces that have RDMA in a module of its own.
 _RDMA_MODULES = {
     "mlx4_core": "mlx4_ib",
@@ -62,9 +64,9 @@ def _advice_for_devices(machine: Machine) -> str:
             "RoCE Express one"
         )
     return (
-        "SMC-R needs a network card with RoCE and its driver. To try SMC without one: soft-RoCE, "
-        "by the command ('modprobe rdma_rxe' first), or SMC-D within one machine by a kernel with "
-        "loopback-ism (CONFIG_SMC_LO, from 6.11 on)"
+        "SMC-R needs a network card with RoCE and its driver. To try SMC without one: soft-RoCE "
+        "('modprobe rdma_rxe', then 'rdma link add rxe0 type rxe netdev NAME'), or SMC-D within "
+        "one machine by a kernel with loopback-ism (CONFIG_SMC_LO, from 6.11 on)"
     )
 
 
@@ -152,11 +154,11 @@ def _rdma_missing(machine: Machine) -> Iterator[Finding]:
 
 def check_pnetids(machine: Machine) -> Iterator[Finding]:
     """The PNET IDs, by which SMC finds the device that goes with an interface."""
-    hardware = sorted(
-        f"{path.parent.parent.name} {name}"
-        for path in (machine.root / "sys/class/net").glob("*/device/util_string")
-        if (name := _util_string(path))
-    )
+    hardware = [
+        f"{path.name} {name}"
+        for path in entries(machine.root / "sys/class/net")
+        if (name := _hardware_pnetid(machine.root, path))
+    ]
     entered = machine.pnetids
     shown = [*hardware, *(entered or ())]
     if shown:
@@ -174,10 +176,21 @@ def check_pnetids(machine: Machine) -> Iterator[Finding]:
     )
 
 
-def _util_string(path: Path) -> str:
-    """A PNET ID that the hardware of IBM Z gives, in EBCDIC, padded with blanks."""
+def _hardware_pnetid(root: Path, interface: Path) -> str:
+    """The PNET ID that the hardware of IBM Z gives an interface, "" for none.
+
+    A PCI function has those of its ports in EBCDIC, 16 bytes each; those of an OSA card
+    are its channel path's.
+    """
+    channel_path = read(interface / "device/chpid")
+    if channel_path is None:
+        path = interface / "device/util_string"
+    else:
+        path = root / f"sys/devices/css0/chp0.{channel_path.lower()}/util_string"
+    port = read(interface / "dev_port") or "0"
+    at = int(port) * _PNETID_SIZE if port.isdecimal() else 0
     try:
-        return path.read_bytes()[:16].decode("cp500").strip(" \0")
+        return path.read_bytes()[at : at + _PNETID_SIZE].decode("cp500").strip(" \0")
     except OSError:
         return ""
 
