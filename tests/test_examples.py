@@ -92,8 +92,9 @@ def test_echo_server() -> None:
 
 
 def test_chat() -> None:
-    with serving("chat.py", "serve") as (_, port):  # noqa: SIM117
-        with start("chat.py", "--port", port, "join", "Ada") as ada:
+    with contextlib.ExitStack() as stack:
+        with serving("chat.py", "serve") as (_, port):
+            ada = stack.enter_context(start("chat.py", "--port", port, "join", "Ada"))
             assert stdout(ada).readline() == f"Welcome, Ada: you are here over {MODE}\n"
             with start("chat.py", "--port", port, "join", "Ben") as ben:
                 assert stdout(ben).readline() == f"Welcome, Ben: you are here over {MODE}\n"
@@ -104,9 +105,16 @@ def test_chat() -> None:
                 assert ben.communicate(timeout=LIMIT) == ("", "")
                 assert ben.returncode == 0
             assert stdout(ada).readline() == "* Ben has left\n"
-            ada.send_signal(signal.SIGINT)
-            assert ada.communicate(timeout=LIMIT) == ("", "")
-            assert ada.returncode == 0
+            with start("chat.py", "--port", port, "join", "Cy") as cy:
+                assert stdout(cy).readline() == f"Welcome, Cy: you are here over {MODE}\n"
+                cy.send_signal(signal.SIGINT)
+                assert cy.communicate(timeout=LIMIT) == ("", "")
+                assert cy.returncode == 0
+            assert stdout(ada).readline() == f"* Cy is here, over {MODE}\n"
+            assert stdout(ada).readline() == "* Cy has left\n"
+        # The end of the server, which does not wait for her, is that of Ada's chat.
+        assert ada.communicate(timeout=LIMIT) == ("", "")
+        assert ada.returncode == 0
 
 
 def test_transfer(tmp_path: Path) -> None:
