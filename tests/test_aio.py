@@ -532,6 +532,19 @@ def test_host_and_socket_exclude_each_other() -> None:
     run(main())
 
 
+@pytest.mark.parametrize("port", [-1, 65536, "65536"])
+def test_no_other_port_is_taken_for_one_that_is_out_of_range(port: Any) -> None:
+    async def main() -> None:
+        for connect in (asyncio.open_connection, aio.open_connection):
+            with pytest.raises(OverflowError, match="port must be 0-65535"):
+                await connect("127.0.0.1", port)
+        for serve in (asyncio.start_server, aio.start_server):
+            with pytest.raises(OverflowError, match="port must be 0-65535"):
+                await serve(greet, "127.0.0.1", port)
+
+    run(main())
+
+
 def test_timeout_of_the_handshake_is_checked_before_connecting(no_descriptor_leaks: None) -> None:
     async def main() -> None:
         for name in ("ssl_handshake_timeout", "ssl_shutdown_timeout"):

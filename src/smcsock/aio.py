@@ -194,6 +194,7 @@ async def _resolve(
     host: Any, port: Any, *, family: int, proto: int = 0, flags: int = 0
 ) -> Sequence[_AddressInfo]:
     """getaddrinfo() in another thread, unless there is no name to resolve."""
+    _check_port(port)
     numeric = _stdlib.AI_NUMERICHOST | _stdlib.AI_NUMERICSERV
     stream = _stdlib.SOCK_STREAM
     infos: Sequence[_AddressInfo]
@@ -207,6 +208,16 @@ async def _resolve(
     if not infos:
         raise OSError(f"getaddrinfo({host!r}) returned empty list")
     return infos
+
+
+def _check_port(port: Any) -> None:
+    """OverflowError, as of asyncio, for a port that getaddrinfo() would take modulo 65536."""
+    try:
+        number = int(port)
+    except (TypeError, ValueError):  # None, a service's name, or what getaddrinfo() refuses
+        return
+    if not 0 <= number <= 65535:
+        raise OverflowError(f"port must be 0-65535, not {number}")
 
 
 def _interleave(infos: Sequence[_AddressInfo], first_count: int) -> Sequence[_AddressInfo]:
