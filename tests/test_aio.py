@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -521,10 +522,12 @@ def test_bad_arguments_are_refused_as_by_asyncio(keywords: dict[str, Any]) -> No
 def test_host_and_socket_exclude_each_other() -> None:
     async def main() -> None:
         with INET.open() as sock:
-            for connect in (asyncio.open_connection, aio.open_connection):
+            required = partial(aio.open_connection, require_smc=True)
+            for connect in (asyncio.open_connection, aio.open_connection, required):
                 with pytest.raises(ValueError, match="host/port and sock can not be specified"):
                     await connect("127.0.0.1", 1, sock=sock)
-            for serve in (asyncio.start_server, aio.start_server):
+            serving = partial(aio.start_server, require_smc=True)
+            for serve in (asyncio.start_server, aio.start_server, serving):
                 with pytest.raises(ValueError, match="host/port and sock can not be specified"):
                     await serve(greet, "127.0.0.1", 1, sock=sock)
             assert sock.fileno() != -1
@@ -788,6 +791,21 @@ def test_only_smc_sockets_can_be_required_to_be_smc() -> None:
                 await aio.start_server(greet, sock=plain, require_smc=True)
             with pytest.raises(TypeError, match=r"needs a smcsock\.socket, not socket"):
                 await aio.open_connection(sock=plain, require_smc=True)
+
+    run(main())
+
+
+def test_tls_listener_is_refused_and_not_served_in_the_clear() -> None:
+    context = server_context()
+    context.sslsocket_class = smcsock.SSLSocket
+
+    async def main() -> None:
+        with context.wrap_socket(INET.listener(), server_side=True) as listener:
+            serving = partial(aio.start_server, require_smc=True)
+            for serve in (asyncio.start_server, aio.start_server, serving):
+                with pytest.raises(TypeError, match="Socket cannot be of type SSLSocket"):
+                    await serve(greet, sock=listener)
+            assert listener.fileno() != -1
 
     run(main())
 

@@ -146,7 +146,7 @@ async def create_connection(
             all_errors,
         )
         host = port = None
-    elif require_smc and sock is not None:
+    elif require_smc and sock is not None and host is None and port is None:
         _smcsock(sock)._refuse_fallback(sock.getpeername())
 
     protocols: list[_Protocol] = []
@@ -178,6 +178,8 @@ async def create_connection(
 def _smcsock(sock: _stdlib.socket) -> socket:
     if not isinstance(sock, socket):
         raise TypeError(f"require_smc needs a smcsock.socket, not {type(sock).__name__}")
+    if hasattr(sock, "do_handshake"):  # asyncio would see only the listener in its place
+        raise TypeError("Socket cannot be of type SSLSocket")
     return sock
 
 
