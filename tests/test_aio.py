@@ -155,6 +155,16 @@ def test_asyncio_is_not_imported_by_smcsock() -> None:
     assert output.stdout == b"set()\n"
 
 
+def test_modules_are_there_without_an_import_of_their_own() -> None:
+    code = """if True:
+        import sys, smcsock
+        for name in ("aio", "diag", "doctor"):
+            assert f"smcsock.{name}" not in sys.modules
+            assert getattr(smcsock, name) is sys.modules[f"smcsock.{name}"]
+        """
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 # ----- connections
 
 
