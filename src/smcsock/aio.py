@@ -471,11 +471,12 @@ class _SmcListener(socket):
         return cls._like(sock, sock.detach())
 
     def accept(self, *, require_smc: bool = True) -> tuple[socket, Any]:
-        while True:
-            try:
-                return super().accept(require_smc=True)
-            except FallbackError as error:
-                _logger.warning("closed the connection of %s: %s", error.peer, error.strerror)
+        try:
+            return super().accept(require_smc=True)
+        except FallbackError as error:
+            _logger.warning("closed the connection of %s: %s", error.peer, error.strerror)
+        # The loop comes back in its next round, and others have their turn before.
+        raise BlockingIOError(errno.EAGAIN, "the connection was closed: it fell back to TCP")
 
 
 class _Servers(asyncio.Server):
