@@ -103,7 +103,7 @@ def main() -> None:
             asyncio.run(join(options.host, options.port, options.name))
     except KeyboardInterrupt:
         pass
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a line too long; standard input that is a file
         sys.exit(f"chat: {error}")
 
 

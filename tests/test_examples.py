@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,6 +136,15 @@ def test_transfer(tmp_path: Path) -> None:
         assert again.returncode == 1
         assert again.stderr.startswith(f"transfer: [Errno {errno.EEXIST}]")
         assert stdout(receiver).readline().startswith(f"failed: [Errno {errno.EEXIST}]")
+        # What comes in part only is not kept.
+        with smcsock.create_connection(("127.0.0.1", int(port)), LIMIT) as sock:
+            sock.sendall(b'{"name": "part", "size": 9}\n')
+            assert sock.recv(3) == b"go\n"
+            sock.sendall(b"half")
+            sock.shutdown(socket.SHUT_WR)
+            assert stdout(receiver).readline() == "failed: part ended after 4 of 9 bytes\n"
+            assert sock.recv(1000) == b"part ended after 4 of 9 bytes\n"
+        assert {path.name for path in into.iterdir()} == {"large", "empty"}
 
 
 def test_pool_uses_connections_again() -> None:
