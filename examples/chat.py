@@ -27,13 +27,13 @@ async def take_part(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, everybody: Writers
 ) -> None:
     """The server's part in one connection: the first line is the name."""
-    mode = aio.smc_info(writer).mode
     name = "somebody"
+    everybody.add(writer)
     try:
+        mode = aio.smc_info(writer).mode
         name = (await reader.readline()).decode().strip() or name
         writer.write(f"Welcome, {name}: you are here over {mode}\n".encode())
-        tell(everybody, f"* {name} is here, over {mode}")
-        everybody.add(writer)
+        tell(everybody - {writer}, f"* {name} is here, over {mode}")
         while line := await reader.readline():
             tell(everybody - {writer}, f"{name}: {line.decode().strip()}")
     except (ConnectionError, ValueError):
@@ -50,7 +50,18 @@ async def serve(host: str, port: int) -> None:
     server = await aio.start_server(lambda r, w: take_part(r, w, everybody), host, port)
     async with server:
         print("listening on", *server.sockets[0].getsockname()[:2], flush=True)
-        await server.serve_forever()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            # From Python 3.12 on a server that closes waits for its connections to end,
+            # and serve_forever() would leave no chance to end them.
+            leaving = everybody.copy()
+            everybody.clear()
+            for writer in leaving:
+                writer.transport.abort()
+            await asyncio.gather(
+                *(writer.wait_closed() for writer in leaving), return_exceptions=True
+            )
 
 
 async def join(host: str, port: int, name: str) -> None:
@@ -92,7 +103,7 @@ def main() -> None:
             asyncio.run(join(options.host, options.port, options.name))
     except KeyboardInterrupt:
         pass
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a line too long; standard input that is a file
         sys.exit(f"chat: {error}")
 
 

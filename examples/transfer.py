@@ -52,6 +52,8 @@ def send(path: Path, host: str, port: int) -> None:
         started = time.monotonic()
         for offset in range(0, size, CHUNK):
             sent = sock.sendfile(file, offset, CHUNK)
+            if sent < min(CHUNK, size - offset):
+                raise OSError(f"{path.name} has become shorter")
             show_progress(path.name, offset + sent, size, started)
         sock.sendall(digest.digest())
         expect(answers, "ok")
@@ -65,15 +67,19 @@ def receive_one(conn: smcsock.socket, stream: BinaryIO, directory: Path) -> Path
     digest = hashlib.sha256()
     started = time.monotonic()
     with path.open("xb") as file:
-        conn.sendall(b"go\n")
-        while file.tell() < size:
-            if not (data := stream.read(min(CHUNK, size - file.tell()))):
-                raise ValueError(f"{path.name} ended after {file.tell()} of {size} bytes")
-            file.write(data)
-            digest.update(data)
-            show_progress(path.name, file.tell(), size, started)
-    if stream.read(digest.digest_size) != digest.digest():
-        raise ValueError(f"{path.name} arrived damaged")
+        try:
+            conn.sendall(b"go\n")
+            while file.tell() < size:
+                if not (data := stream.read(min(CHUNK, size - file.tell()))):
+                    raise ValueError(f"{path.name} ended after {file.tell()} of {size} bytes")
+                file.write(data)
+                digest.update(data)
+                show_progress(path.name, file.tell(), size, started)
+            if stream.read(digest.digest_size) != digest.digest():
+                raise ValueError(f"{path.name} arrived damaged")
+        except BaseException:
+            path.unlink()  # a part of it would be in the way of the next attempt
+            raise
     return path
 
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -152,6 +153,16 @@ def test_asyncio_is_not_imported_by_smcsock() -> None:
     code = "import smcsock, sys; print({'asyncio', 'smcsock.aio', 'logging'} & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert output.stdout == b"set()\n"
+
+
+def test_modules_are_there_without_an_import_of_their_own() -> None:
+    code = """if True:
+        import sys, smcsock
+        for name in ("aio", "diag", "doctor"):
+            assert f"smcsock.{name}" not in sys.modules
+            assert getattr(smcsock, name) is sys.modules[f"smcsock.{name}"]
+        """
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ----- connections
@@ -521,13 +532,28 @@ def test_bad_arguments_are_refused_as_by_asyncio(keywords: dict[str, Any]) -> No
 def test_host_and_socket_exclude_each_other() -> None:
     async def main() -> None:
         with INET.open() as sock:
-            for connect in (asyncio.open_connection, aio.open_connection):
+            required = partial(aio.open_connection, require_smc=True)
+            for connect in (asyncio.open_connection, aio.open_connection, required):
                 with pytest.raises(ValueError, match="host/port and sock can not be specified"):
                     await connect("127.0.0.1", 1, sock=sock)
-            for serve in (asyncio.start_server, aio.start_server):
+            serving = partial(aio.start_server, require_smc=True)
+            for serve in (asyncio.start_server, aio.start_server, serving):
                 with pytest.raises(ValueError, match="host/port and sock can not be specified"):
                     await serve(greet, "127.0.0.1", 1, sock=sock)
             assert sock.fileno() != -1
+
+    run(main())
+
+
+@pytest.mark.parametrize("port", [-1, 65536, "65536"])
+def test_no_other_port_is_taken_for_one_that_is_out_of_range(port: Any) -> None:
+    async def main() -> None:
+        for connect in (asyncio.open_connection, aio.open_connection):
+            with pytest.raises(OverflowError, match="port must be 0-65535"):
+                await connect("127.0.0.1", port)
+        for serve in (asyncio.start_server, aio.start_server):
+            with pytest.raises(OverflowError, match="port must be 0-65535"):
+                await serve(greet, "127.0.0.1", port)
 
     run(main())
 
@@ -775,6 +801,21 @@ def test_only_smc_sockets_can_be_required_to_be_smc() -> None:
                 await aio.start_server(greet, sock=plain, require_smc=True)
             with pytest.raises(TypeError, match=r"needs a smcsock\.socket, not socket"):
                 await aio.open_connection(sock=plain, require_smc=True)
+
+    run(main())
+
+
+def test_tls_listener_is_refused_and_not_served_in_the_clear() -> None:
+    context = server_context()
+    context.sslsocket_class = smcsock.SSLSocket
+
+    async def main() -> None:
+        with context.wrap_socket(INET.listener(), server_side=True) as listener:
+            serving = partial(aio.start_server, require_smc=True)
+            for serve in (asyncio.start_server, aio.start_server, serving):
+                with pytest.raises(TypeError, match="Socket cannot be of type SSLSocket"):
+                    await serve(greet, sock=listener)
+            assert listener.fileno() != -1
 
     run(main())
 

@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,8 +93,9 @@ def test_echo_server() -> None:
 
 
 def test_chat() -> None:
-    with serving("chat.py", "serve") as (_, port):  # noqa: SIM117
-        with start("chat.py", "--port", port, "join", "Ada") as ada:
+    with contextlib.ExitStack() as stack:
+        with serving("chat.py", "serve") as (_, port):
+            ada = stack.enter_context(start("chat.py", "--port", port, "join", "Ada"))
             assert stdout(ada).readline() == f"Welcome, Ada: you are here over {MODE}\n"
             with start("chat.py", "--port", port, "join", "Ben") as ben:
                 assert stdout(ben).readline() == f"Welcome, Ben: you are here over {MODE}\n"
@@ -104,9 +106,16 @@ def test_chat() -> None:
                 assert ben.communicate(timeout=LIMIT) == ("", "")
                 assert ben.returncode == 0
             assert stdout(ada).readline() == "* Ben has left\n"
-            ada.send_signal(signal.SIGINT)
-            assert ada.communicate(timeout=LIMIT) == ("", "")
-            assert ada.returncode == 0
+            with start("chat.py", "--port", port, "join", "Cy") as cy:
+                assert stdout(cy).readline() == f"Welcome, Cy: you are here over {MODE}\n"
+                cy.send_signal(signal.SIGINT)
+                assert cy.communicate(timeout=LIMIT) == ("", "")
+                assert cy.returncode == 0
+            assert stdout(ada).readline() == f"* Cy is here, over {MODE}\n"
+            assert stdout(ada).readline() == "* Cy has left\n"
+        # The end of the server, which does not wait for her, is that of Ada's chat.
+        assert ada.communicate(timeout=LIMIT) == ("", "")
+        assert ada.returncode == 0
 
 
 def test_transfer(tmp_path: Path) -> None:
@@ -127,6 +136,15 @@ def test_transfer(tmp_path: Path) -> None:
         assert again.returncode == 1
         assert again.stderr.startswith(f"transfer: [Errno {errno.EEXIST}]")
         assert stdout(receiver).readline().startswith(f"failed: [Errno {errno.EEXIST}]")
+        # What comes in part only is not kept.
+        with smcsock.create_connection(("127.0.0.1", int(port)), LIMIT) as sock:
+            sock.sendall(b'{"name": "part", "size": 9}\n')
+            assert sock.recv(3) == b"go\n"
+            sock.sendall(b"half")
+            sock.shutdown(socket.SHUT_WR)
+            assert stdout(receiver).readline() == "failed: part ended after 4 of 9 bytes\n"
+            assert sock.recv(1000) == b"part ended after 4 of 9 bytes\n"
+        assert {path.name for path in into.iterdir()} == {"large", "empty"}
 
 
 def test_pool_uses_connections_again() -> None:

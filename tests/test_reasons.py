@@ -14,6 +14,8 @@ SOURCE = os.environ.get("SMCSOCK_VM_SOURCE")
 
 NOT_DEFINED = 0x7F000001
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.fixture(scope="module")
 def defined() -> dict[str, int]:
@@ -58,3 +60,16 @@ def test_reasons_are_values() -> None:
     assert reason(code) == reason(code) != reason(NOT_DEFINED)
     assert len({reason(code), reason(code), reason(NOT_DEFINED)}) == 2
     assert isinstance(reason(code), Reason)
+
+
+def test_documents_show_them_as_they_are() -> None:
+    shown = 0
+    for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+        text = path.read_text(encoding="utf-8")
+        for code, meaning in re.findall(r"\((0x[0-9a-f]{8}): ([^)]*)\)", text):
+            assert str(reason(int(code, 16))) == f"{code}: {meaning}", path
+            shown += 1
+        for advice in re.findall(r"^smcsock: +advice: (.*)$", text, re.MULTILINE):
+            assert advice == reason(0x03010000).advice, path
+            shown += 1
+    assert shown >= 3

@@ -61,6 +61,9 @@ __version__ = "0.1.0"
 
 # What needs modules that most programs do not: imported when it is first asked for.
 if TYPE_CHECKING:
+    from . import aio as aio
+    from . import diag as diag
+    from . import doctor as doctor
     from ._install import install, installed, uninstall
     from ._ssl import SSLSocket
     from ._tally import Outcome, Report
@@ -75,10 +78,12 @@ else:
     }
 
     def __getattr__(name: str) -> Any:
-        if name not in _LATER:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
+        if name in ("aio", "diag", "doctor"):
+            return import_module(f".{name}", __name__)
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f".{_LATER[name]}", __name__), name)
         globals()[name] = value
         return value

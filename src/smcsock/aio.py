@@ -146,7 +146,7 @@ async def create_connection(
             all_errors,
         )
         host = port = None
-    elif require_smc and sock is not None:
+    elif require_smc and sock is not None and host is None and port is None:
         _smcsock(sock)._refuse_fallback(sock.getpeername())
 
     protocols: list[_Protocol] = []
@@ -178,6 +178,8 @@ async def create_connection(
 def _smcsock(sock: _stdlib.socket) -> socket:
     if not isinstance(sock, socket):
         raise TypeError(f"require_smc needs a smcsock.socket, not {type(sock).__name__}")
+    if hasattr(sock, "do_handshake"):  # asyncio would see only the listener in its place
+        raise TypeError("Socket cannot be of type SSLSocket")
     return sock
 
 
@@ -194,6 +196,7 @@ async def _resolve(
     host: Any, port: Any, *, family: int, proto: int = 0, flags: int = 0
 ) -> Sequence[_AddressInfo]:
     """getaddrinfo() in another thread, unless there is no name to resolve."""
+    _check_port(port)
     numeric = _stdlib.AI_NUMERICHOST | _stdlib.AI_NUMERICSERV
     stream = _stdlib.SOCK_STREAM
     infos: Sequence[_AddressInfo]
@@ -207,6 +210,16 @@ async def _resolve(
     if not infos:
         raise OSError(f"getaddrinfo({host!r}) returned empty list")
     return infos
+
+
+def _check_port(port: Any) -> None:
+    """OverflowError, as of asyncio, for a port that getaddrinfo() would take modulo 65536."""
+    try:
+        number = int(port)
+    except (TypeError, ValueError):  # None, a service's name, or what getaddrinfo() refuses
+        return
+    if not 0 <= number <= 65535:
+        raise OverflowError(f"port must be 0-65535, not {number}")
 
 
 def _interleave(infos: Sequence[_AddressInfo], first_count: int) -> Sequence[_AddressInfo]:
@@ -458,11 +471,12 @@ class _SmcListener(socket):
         return cls._like(sock, sock.detach())
 
     def accept(self, *, require_smc: bool = True) -> tuple[socket, Any]:
-        while True:
-            try:
-                return super().accept(require_smc=True)
-            except FallbackError as error:
-                _logger.warning("closed the connection of %s: %s", error.peer, error.strerror)
+        try:
+            return super().accept(require_smc=True)
+        except FallbackError as error:
+            _logger.warning("closed the connection of %s: %s", error.peer, error.strerror)
+        # The loop comes back in its next round, and others have their turn before.
+        raise BlockingIOError(errno.EAGAIN, "the connection was closed: it fell back to TCP")
 
 
 class _Servers(asyncio.Server):
