@@ -179,6 +179,22 @@ def test_commands_on_the_path(tmp_path: Path) -> None:
     code = "import socket; print(type(socket.socket()))"
     result = run("--", sys.executable, "-W", "ignore", "-c", code)
     assert result.stdout == "<class 'smcsock.socket'>\n"
+    result = run("python3", "-", "-I", env=env, input="import sys; print(sys.argv)")
+    assert result.stdout == "['-', '-I']\n"
+
+
+@on_host
+def test_a_command_runs_in_its_own_python(tmp_path: Path) -> None:
+    """As the kernel finds it: 'env python3' is the one on PATH."""
+    program(
+        tmp_path, "#!/usr/bin/env python3\nimport sys; print(sys.argv[0], sys.flags.dev_mode)", "it"
+    )
+    program(tmp_path, f'#!/bin/sh\nexec {sys.executable} -X dev "$@"\n', "python3")
+    for name in ("it", "python3"):
+        (tmp_path / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert run("it", env=env).stdout == f"{tmp_path / 'it'} True\n"
+    assert run(str(tmp_path / "it"), env=env).stdout == f"{tmp_path / 'it'} False\n"
 
 
 @on_host
@@ -284,6 +300,12 @@ def test_a_server_that_is_terminated_reports(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == -signal.SIGTERM
     assert errors.startswith("smcsock: 2 connections: 2 TCP\n")
+
+
+@on_host
+def test_the_report_may_go_to_a_descriptor() -> None:
+    assert run("--report-to", "/dev/stderr", "-c", "").stderr == "smcsock: no connections\n"
+    assert run("--report-to", "/dev/fd/1", "-c", "").stdout == "smcsock: no connections\n"
 
 
 @on_host
