@@ -271,14 +271,31 @@ def test_a_child_that_is_terminated_has_counted(tmp_path: Path) -> None:
 
 
 @on_host
-def test_a_python_without_smcsock_says_so(tmp_path: Path) -> None:
-    program(tmp_path, "raise ImportError('none here')", "smcsock.py")
-    code = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', '']).returncode)"
-    path = f"os.environ['PYTHONPATH'].partition(':')[0] + ':{tmp_path}'"
-    child = f"import os; os.environ['PYTHONPATH'] = {path}; {code}"
-    result = run("--children", "-c", child)
-    assert result.returncode == 0
-    assert "cannot import smcsock (none here): its connections are plain TCP" in result.stderr
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("smcsock.py", "raise ImportError('none here')"),
+        ("smcsock/_session.py", "def begin(hook): raise TypeError('none here')"),
+    ],
+)
+def test_a_python_without_smcsock_says_so(
+    name: str, content: str, required: bool, tmp_path: Path
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).with_name("__init__.py").touch()
+    program(tmp_path, content, name)
+    options = {"require_smc": required}
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{Path(smcsock.__file__).parent / '_site'}:{tmp_path}",
+        "SMCSOCK_RUN": json.dumps(options),
+    }
+    result = call(sys.executable, "-c", "print('running')", env=env)
+    outcome = "SMC was required" if required else "its connections are plain TCP"
+    expected = f"smcsock: {sys.executable} cannot use smcsock (none here): {outcome}\n"
+    assert result.stderr == expected
+    assert (result.returncode, result.stdout) == ((3, "") if required else (0, "running\n"))
 
 
 # ----- the report
@@ -300,6 +317,31 @@ def test_a_server_that_is_terminated_reports(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == -signal.SIGTERM
     assert errors.startswith("smcsock: 2 connections: 2 TCP\n")
+
+
+@on_host
+def test_a_signal_ends_a_program_that_is_writing_to_standard_error(tmp_path: Path) -> None:
+    code = """
+    import io, os, signal, sys
+
+    class Raw(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            if not killed:
+                killed.append(True)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return len(data)
+
+    killed = []
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(io.BufferedWriter(Raw()))
+    sys.stderr.write("x")
+    sys.stderr.flush()
+    print("goes on", flush=True)
+    """
+    result = run("--report", program(tmp_path, code))
+    assert (result.returncode, result.stdout) == (-signal.SIGTERM, "")
 
 
 @on_host
