@@ -28,7 +28,7 @@ from socket import socket as early_socket
 from typing import IO, Any
 
 import pytest
-from conftest import INET, INET6, VM_KERNEL, VM_MODE, Presentation
+from conftest import INET, INET6, VM_MODE, Presentation
 from received import send_on
 from test_timeouts import black_hole
 
@@ -830,22 +830,28 @@ def test_a_socket_bound_as_selected_may_connect_elsewhere(smc_mode: Mode) -> Non
         assert client.smc_info().state is None
 
 
+def protocol_that_shares_ports() -> int:
+    """That of a socket that shares its port, as SO_PROTOCOL has it: SMC if it can be."""
+    with INET.open() as sock, contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        return smcsock.SMCPROTO_SMC
+    with contextlib.suppress(OSError), socket.socket(V4, TCP, smcsock.IPPROTO_SMC):
+        return smcsock.IPPROTO_SMC
+    return socket.IPPROTO_TCP
+
+
 def test_a_selected_server_can_share_its_port(smc_mode: Mode) -> None:
-    with (
-        smcsock.installed(only="127.0.0.1:*"),
-        socket.create_server(("0.0.0.0", 0), reuse_port=True) as other,
-    ):
-        with PlainSocket(V4) as holder:
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            holder.bind(("127.0.0.1", 0))
-            address = holder.getsockname()
-            server = socket.create_server(address, reuse_port=True)
-        with server:
+    expected = protocol_that_shares_ports()
+    with PlainSocket(V4) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(("127.0.0.1", 0))
+        address = holder.getsockname()
+        with (
+            smcsock.installed(only="127.0.0.1:*"),
+            socket.create_server(address, reuse_port=True) as server,
+        ):
             assert server.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
-            has_ipproto = VM_KERNEL != "6.1"
-            protocol = smcsock.IPPROTO_SMC if has_ipproto else socket.IPPROTO_TCP
-            assert server.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == protocol
-        assert other.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == socket.IPPROTO_TCP
+            assert server.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == expected
 
 
 @pytest.mark.parametrize("required", [True, False])
@@ -1038,34 +1044,48 @@ def test_to_print_a_socket_is_no_use_of_it() -> None:
             client.send(b"secret")
 
 
+def is_connecting(address: tuple[str, int]) -> bool:
+    """Whether the kernel has a TCP socket that waits for an answer from there."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return any(
+        state == "02" and int(remote.rpartition(":")[2], 16) == address[1]
+        for _, _, remote, state, *_ in fields
+    )
+
+
 def test_a_required_connection_from_which_a_signal_got_out() -> None:
     """It goes on without the program, which may use it later."""
 
     class GotOut(Exception):
         pass
 
-    def handler(*_: object) -> None:
-        raise GotOut
+    got_out: list[bool] = []
 
-    before = signal.signal(signal.SIGALRM, handler)
-    try:
-        with (
-            black_hole(INET) as listener,
-            smcsock.installed(require_smc=True, fallback="tcp"),
-            socket.socket() as client,
-        ):
-            client.settimeout(LIMIT)
-            signal.setitimer(signal.ITIMER_REAL, 0.1, 1)
+    def handler(*_: object) -> None:
+        if not got_out and is_connecting(address):
+            got_out.append(True)
+            raise GotOut
+
+    with (
+        black_hole(INET) as listener,
+        smcsock.installed(require_smc=True, fallback="tcp"),
+        socket.socket() as client,
+    ):
+        address = listener.getsockname()
+        client.settimeout(LIMIT)
+        before = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        try:
             with pytest.raises(GotOut):
-                client.connect(listener.getsockname())
+                client.connect(address)
+        finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            listener.accept()[0].close()
-            assert select.select([], [client], [], LIMIT)[1]
-            with pytest.raises(FallbackError):
-                client.send(b"secret")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+            signal.signal(signal.SIGALRM, before)
+        listener.accept()[0].close()
+        assert select.select([], [client], [], LIMIT)[1]
+        with pytest.raises(FallbackError):
+            client.send(b"secret")
 
 
 def test_a_required_connection_of_which_nothing_can_be_asked(smc_mode: Mode) -> None:
@@ -1099,6 +1119,27 @@ def test_who_asks_accept_for_smc_gets_nothing_else() -> None:
         with pytest.raises(FallbackError):
             listener.accept(require_smc=True)
         assert client.recv(1) == b""
+
+
+def test_a_required_tls_connection_begun_without_blocking(smc_mode: Mode) -> None:
+    """To send or receive makes the handshake, if nobody has."""
+    context = ssl.create_default_context()
+    uses: list[Callable[[ssl.SSLSocket], object]] = [
+        lambda tls: tls.send(b"x"),
+        lambda tls: tls.recv(1),
+        lambda tls: tls.read(1),
+    ]
+    for use in uses:
+        with (
+            tcp_listener() as listener,
+            smcsock.installed(require_smc=True),
+            context.wrap_socket(socket.socket(), server_hostname="h") as client,
+        ):
+            client.setblocking(False)
+            assert client.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+            assert select.select([], [client], [], LIMIT)[1]
+            with pytest.raises(FallbackError):
+                use(client)
 
 
 def test_requirements_are_of_what_is_selected(smc_mode: Mode) -> None:

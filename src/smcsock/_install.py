@@ -26,6 +26,7 @@ _INET_FAMILIES = (_stdlib.AF_INET, _stdlib.AF_INET6)
 _TCP_PROTOS = (-1, 0, _stdlib.IPPROTO_TCP)
 _TYPE_FLAGS = _stdlib.SOCK_NONBLOCK | _stdlib.SOCK_CLOEXEC
 _REUSE_PORT = (_stdlib.SOL_SOCKET, _stdlib.SO_REUSEPORT)
+_CANNOT_SHARE = "this kernel's SMC sockets cannot share a port"
 
 _os_sendfile = os.sendfile
 _base_new = _stdlib.socket.__new__
@@ -304,7 +305,7 @@ class Socket(socket):
         except OSError:
             if self._settings.require_smc:
                 raise refused from None
-            self._become_tcp("this kernel's SMC sockets cannot share a port")
+            self._become_tcp(_CANNOT_SHARE)
         else:
             with fresh:
                 self._take_over(fresh)
@@ -323,7 +324,13 @@ class Socket(socket):
     def _become_smc(self) -> None:
         fallback = self._settings.fallback
         if any(option[:2] == _REUSE_PORT for option in self._options or ()):
-            fresh = open_shared(self._inet, self._proto, fallback)
+            try:
+                fresh = open_shared(self._inet, self._proto, fallback)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP or self._settings.require_smc:
+                    raise
+                self._note = _CANNOT_SHARE
+                return
         else:
             fresh = socket(self._inet, _stdlib.SOCK_STREAM, self._proto, fallback=fallback)
         with fresh:

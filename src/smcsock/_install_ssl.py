@@ -26,6 +26,11 @@ class SSLSocket(_smcsock_ssl.SSLSocket, Socket):
             setattr(self, name, value)
         return self
 
+    def _checkClosed(self, msg: Any = None) -> None:  # noqa: N802
+        # What the methods that use the connection begin with: an unfinished handshake
+        # is part of their work.
+        self._conclude()
+
     def do_handshake(self, *args: Any, **kwargs: Any) -> None:
         """As that of ssl.SSLSocket; FallbackError as smcsock.install() has it."""
         self._conclude()

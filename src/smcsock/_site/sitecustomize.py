@@ -30,10 +30,13 @@ def _give_up(error: Exception, options: str) -> None:
 
     must = json.loads(options)["require_smc"]
     text = "SMC was required" if must else "its connections are plain TCP"
-    print(f"smcsock: {sys.executable} cannot use smcsock ({error}): {text}", file=sys.stderr)
-    if must:
-        sys.stderr.flush()
-        os._exit(3)
+    message = f"smcsock: {sys.executable} cannot use smcsock ({error}): {text}"
+    try:
+        if sys.stderr is not None:
+            print(message, file=sys.stderr, flush=True)
+    finally:
+        if must:
+            os._exit(3)
 
 
 def _chain() -> None:
