@@ -410,7 +410,7 @@ class Socket(socket):
         if self._options is None or self._is_bound:
             return False
         self._become_smc()
-        return True
+        return not self._note
 
     def accept(self, *, require_smc: bool = False) -> tuple[socket, Any]:
         """As that of smcsock.socket; FallbackError as install() has it."""

@@ -34,9 +34,11 @@ PROGRAM is a file, or a command on PATH that is a Python script; it runs in this
 Python, a command in its own, 'python3.X' in that one. Options come before it.
 
 exit status: that of the program, or
-  1    a name in --only cannot be resolved, the report cannot be written
+  1    a name in --only cannot be resolved, the report cannot be written, Python is to
+       ignore the environment (-I, -E, -S)
   2    wrong usage
-  3    the kernel has no SMC, and neither --fallback nor SMCSOCK_FALLBACK says tcp
+  3    the kernel has no SMC, and --require-smc is given or neither --fallback nor
+       SMCSOCK_FALLBACK says tcp
   126  PROGRAM is not a Python program, or cannot be run
   127  there is no such PROGRAM
 
