@@ -8,10 +8,13 @@ import gc
 import http.server
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.reduction
 import os
 import pickle
 import posix
+import resource
 import select
+import signal
 import socket
 import socketserver
 import ssl
@@ -561,6 +564,23 @@ def test_sockets_cannot_be_pickled_otherwise() -> None:
         pickle.dumps(sock)
 
 
+def test_a_socket_sent_to_another_process_is_selected_as_before() -> None:
+    """As the workers of a server get its listener."""
+    report = Report()
+    with (
+        smcsock.installed(require_smc=True, only="192.0.2.1:1", report=report),
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        pickle.loads(multiprocessing.reduction.ForkingPickler.dumps(listener)) as received,
+        PlainSocket(V4) as client,
+    ):
+        client.connect(listener.getsockname())
+        server, _ = received.accept()
+        with server:
+            server.sendall(b"x")
+            assert client.recv(1) == b"x"
+    assert report.connections() == {Outcome("accept", Mode.TCP, note="not selected"): 1}
+
+
 def test_a_forked_child_counts_from_zero() -> None:
     report = Report()
     with smcsock.installed(report=report), connected():
@@ -643,6 +663,23 @@ def test_many_connections_are_asked_about_at_once(mode: Mode) -> None:
             assert 0 < len(report._waiting) < 64
         assert modes(report) == {("connect", mode): 40, ("accept", mode): 40}
         assert not report._waiting
+
+
+def test_a_connection_is_counted_once_however_often_it_is_asked_for() -> None:
+    report = Report()
+    with (
+        tcp_listener() as listener,
+        smcsock.installed(report=report, only="192.0.2.1:1"),
+        socket.socket() as client,
+    ):
+        client.setblocking(False)
+        assert client.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+        assert select.select([], [client], [], LIMIT)[1]
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+        assert client.connect_ex(listener.getsockname()) == 0
+        assert client.connect_ex(listener.getsockname()) == errno.EISCONN
+        client.getpeername()
+    assert modes(report) == {("connect", Mode.TCP): 1}
 
 
 # ----- only
@@ -791,6 +828,30 @@ def test_a_socket_bound_as_selected_may_connect_elsewhere(smc_mode: Mode) -> Non
         assert isinstance(client, smcsock.socket)
         assert client.getsockname()[0] == "127.0.0.2"
         assert client.smc_info().state is None
+
+
+def protocol_that_shares_ports() -> int:
+    """That of a socket that shares its port, as SO_PROTOCOL has it: SMC if it can be."""
+    with INET.open() as sock, contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        return smcsock.SMCPROTO_SMC
+    with contextlib.suppress(OSError), socket.socket(V4, TCP, smcsock.IPPROTO_SMC):
+        return smcsock.IPPROTO_SMC
+    return socket.IPPROTO_TCP
+
+
+def test_a_selected_server_can_share_its_port(smc_mode: Mode) -> None:
+    expected = protocol_that_shares_ports()
+    with PlainSocket(V4) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(("127.0.0.1", 0))
+        address = holder.getsockname()
+        with (
+            smcsock.installed(only="127.0.0.1:*"),
+            socket.create_server(address, reuse_port=True) as server,
+        ):
+            assert server.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
+            assert server.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == expected
 
 
 @pytest.mark.parametrize("required", [True, False])
@@ -967,6 +1028,118 @@ def test_a_required_connection_begun_without_blocking(
             use(client)
         with pytest.raises(BrokenPipeError):
             client.send(b"secret")
+
+
+def test_to_print_a_socket_is_no_use_of_it() -> None:
+    with (
+        tcp_listener() as listener,
+        smcsock.installed(require_smc=True, fallback="tcp"),
+        socket.socket() as client,
+    ):
+        client.setblocking(False)
+        assert client.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+        assert select.select([], [client], [], LIMIT)[1]
+        assert f"fd={client.fileno()}" in repr(client)
+        with pytest.raises(FallbackError):
+            client.send(b"secret")
+
+
+def is_connecting(address: tuple[str, int]) -> bool:
+    """Whether the kernel has a TCP socket that waits for an answer from there."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return any(
+        state == "02" and int(remote.rpartition(":")[2], 16) == address[1]
+        for _, _, remote, state, *_ in fields
+    )
+
+
+def test_a_required_connection_from_which_a_signal_got_out() -> None:
+    """It goes on without the program, which may use it later."""
+
+    class GotOut(Exception):
+        pass
+
+    got_out: list[bool] = []
+
+    def handler(*_: object) -> None:
+        if not got_out and is_connecting(address):
+            got_out.append(True)
+            raise GotOut
+
+    with (
+        black_hole(INET) as listener,
+        smcsock.installed(require_smc=True, fallback="tcp"),
+        socket.socket() as client,
+    ):
+        address = listener.getsockname()
+        client.settimeout(LIMIT)
+        before = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        try:
+            with pytest.raises(GotOut):
+                client.connect(address)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        listener.accept()[0].close()
+        assert select.select([], [client], [], LIMIT)[1]
+        with pytest.raises(FallbackError):
+            client.send(b"secret")
+
+
+def test_a_required_connection_of_which_nothing_can_be_asked(smc_mode: Mode) -> None:
+    """That it fell back is known without a further descriptor; why, is not."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (
+        tcp_listener() as listener,
+        smcsock.installed(require_smc=True),
+        socket.socket() as client,
+    ):
+        unused = os.dup(0)
+        os.close(unused)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (unused, limits[1]))
+        try:
+            with pytest.raises(FallbackError, match=os.strerror(errno.EMFILE)) as failure:
+                client.connect(listener.getsockname())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert failure.value.info is None
+
+
+def test_who_asks_accept_for_smc_gets_nothing_else() -> None:
+    """Whatever was selected."""
+    with (
+        smcsock.installed(only="192.0.2.1:1"),
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        PlainSocket(V4) as client,
+    ):
+        assert isinstance(listener, smcsock.socket)
+        client.connect(listener.getsockname())
+        with pytest.raises(FallbackError):
+            listener.accept(require_smc=True)
+        assert client.recv(1) == b""
+
+
+def test_a_required_tls_connection_begun_without_blocking(smc_mode: Mode) -> None:
+    """To send or receive makes the handshake, if nobody has."""
+    context = ssl.create_default_context()
+    uses: list[Callable[[ssl.SSLSocket], object]] = [
+        lambda tls: tls.send(b"x"),
+        lambda tls: tls.recv(1),
+        lambda tls: tls.read(1),
+    ]
+    for use in uses:
+        with (
+            tcp_listener() as listener,
+            smcsock.installed(require_smc=True),
+            context.wrap_socket(socket.socket(), server_hostname="h") as client,
+        ):
+            client.setblocking(False)
+            assert client.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+            assert select.select([], [client], [], LIMIT)[1]
+            with pytest.raises(FallbackError):
+                use(client)
 
 
 def test_requirements_are_of_what_is_selected(smc_mode: Mode) -> None:

@@ -179,6 +179,22 @@ def test_commands_on_the_path(tmp_path: Path) -> None:
     code = "import socket; print(type(socket.socket()))"
     result = run("--", sys.executable, "-W", "ignore", "-c", code)
     assert result.stdout == "<class 'smcsock.socket'>\n"
+    result = run("python3", "-", "-I", env=env, input="import sys; print(sys.argv)")
+    assert result.stdout == "['-', '-I']\n"
+
+
+@on_host
+def test_a_command_runs_in_its_own_python(tmp_path: Path) -> None:
+    """As the kernel finds it: 'env python3' is the one on PATH."""
+    program(
+        tmp_path, "#!/usr/bin/env python3\nimport sys; print(sys.argv[0], sys.flags.dev_mode)", "it"
+    )
+    program(tmp_path, f'#!/bin/sh\nexec {sys.executable} -X dev "$@"\n', "python3")
+    for name in ("it", "python3"):
+        (tmp_path / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert run("it", env=env).stdout == f"{tmp_path / 'it'} True\n"
+    assert run(str(tmp_path / "it"), env=env).stdout == f"{tmp_path / 'it'} False\n"
 
 
 @on_host
@@ -255,14 +271,31 @@ def test_a_child_that_is_terminated_has_counted(tmp_path: Path) -> None:
 
 
 @on_host
-def test_a_python_without_smcsock_says_so(tmp_path: Path) -> None:
-    program(tmp_path, "raise ImportError('none here')", "smcsock.py")
-    code = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', '']).returncode)"
-    path = f"os.environ['PYTHONPATH'].partition(':')[0] + ':{tmp_path}'"
-    child = f"import os; os.environ['PYTHONPATH'] = {path}; {code}"
-    result = run("--children", "-c", child)
-    assert result.returncode == 0
-    assert "cannot import smcsock (none here): its connections are plain TCP" in result.stderr
+@pytest.mark.parametrize("required", [True, False])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("smcsock.py", "raise ImportError('none here')"),
+        ("smcsock/_session.py", "def begin(hook): raise TypeError('none here')"),
+    ],
+)
+def test_a_python_without_smcsock_says_so(
+    name: str, content: str, required: bool, tmp_path: Path
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).with_name("__init__.py").touch()
+    program(tmp_path, content, name)
+    options = {"require_smc": required}
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{Path(smcsock.__file__).parent / '_site'}:{tmp_path}",
+        "SMCSOCK_RUN": json.dumps(options),
+    }
+    result = call(sys.executable, "-c", "print('running')", env=env)
+    outcome = "SMC was required" if required else "its connections are plain TCP"
+    expected = f"smcsock: {sys.executable} cannot use smcsock (none here): {outcome}\n"
+    assert result.stderr == expected
+    assert (result.returncode, result.stdout) == ((3, "") if required else (0, "running\n"))
 
 
 # ----- the report
@@ -284,6 +317,37 @@ def test_a_server_that_is_terminated_reports(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == -signal.SIGTERM
     assert errors.startswith("smcsock: 2 connections: 2 TCP\n")
+
+
+@on_host
+def test_a_signal_ends_a_program_that_is_writing_to_standard_error(tmp_path: Path) -> None:
+    code = """
+    import io, os, signal, sys
+
+    class Raw(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            if not killed:
+                killed.append(True)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return len(data)
+
+    killed = []
+    sys.stderr = sys.__stderr__ = io.TextIOWrapper(io.BufferedWriter(Raw()))
+    sys.stderr.write("x")
+    sys.stderr.flush()
+    print("goes on", flush=True)
+    """
+    result = run("--report", program(tmp_path, code))
+    assert (result.returncode, result.stdout) == (-signal.SIGTERM, "")
+
+
+@on_host
+def test_the_report_may_go_to_a_descriptor() -> None:
+    assert run("--report-to", "/dev/stderr", "-c", "").stderr == "smcsock: no connections\n"
+    assert run("--report-to", "/dev/fd/1", "-c", "").stdout == "smcsock: no connections\n"
 
 
 @on_host

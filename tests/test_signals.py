@@ -488,6 +488,23 @@ def test_an_exception_of_a_handler_gets_out_of_the_handshake(
         client.connect(handshake.address)
 
 
+@pytest.mark.parametrize("presentation", [INET, INET6], ids=lambda p: p.name)
+@pytest.mark.parametrize("method", ["connect", "connect_ex"])
+def test_installed_connect_goes_on_when_a_signal_has_ended_the_handshake(
+    presentation: Presentation, method: str, handshake: SlowHandshake, smc_mode: Mode
+) -> None:
+    """The program, written for TCP, knows of no handshake that a signal could end."""
+    with smcsock.installed(), socket.socket(presentation.inet) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        with one_signal_when(handshake.has_begun):
+            assert not getattr(client, method)(handshake.address)
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert isinstance(client, smcsock.socket)
+        assert client.smc_info().mode is smc_mode
+        with accept_from(handshake.listener, client) as server:
+            round_trip(client, server)
+
+
 def test_create_connection_goes_on_when_a_signal_has_ended_the_handshake(
     handshake: SlowHandshake, smc_mode: Mode
 ) -> None:

@@ -37,8 +37,8 @@ class FallbackError(ConnectionError):
     """A connection fell back to TCP though ``require_smc`` was asked; it was closed.
 
     ``peer`` is the address of the peer, ``info`` the :class:`SmcInfo` of the
-    connection, or None where the kernel has no smc_diag to ask. ``errno`` is
-    EPROTONOSUPPORT.
+    connection, or None where the kernel could not be asked (no smc_diag). ``errno``
+    is EPROTONOSUPPORT.
     """
 
     __module__ = "smcsock"

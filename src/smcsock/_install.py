@@ -3,6 +3,7 @@
 import _socket
 import contextlib
 import errno
+import functools
 import os
 import socket as _stdlib
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ._helpers import open_shared
 from ._info import Mode
 from ._smcsock import AF_SMC, IPPROTO_SMC
 from ._socket import Fallback, _tcp_allowed, socket, until_end
@@ -23,6 +25,8 @@ __all__ = ["install", "installed", "uninstall"]
 _INET_FAMILIES = (_stdlib.AF_INET, _stdlib.AF_INET6)
 _TCP_PROTOS = (-1, 0, _stdlib.IPPROTO_TCP)
 _TYPE_FLAGS = _stdlib.SOCK_NONBLOCK | _stdlib.SOCK_CLOEXEC
+_REUSE_PORT = (_stdlib.SOL_SOCKET, _stdlib.SO_REUSEPORT)
+_CANNOT_SHARE = "this kernel's SMC sockets cannot share a port"
 
 _os_sendfile = os.sendfile
 _base_new = _stdlib.socket.__new__
@@ -222,13 +226,14 @@ class Socket(socket):
 
     __module__ = "smcsock"
     __qualname__ = "socket"
-    __slots__ = ("_inode", "_is_bound", "_is_pending", "_note", "_options", "_settings")
+    __slots__ = ("_inode", "_is_bound", "_is_made", "_is_pending", "_note", "_options", "_settings")
 
     _settings: _Settings
     _note: str  # why it is a TCP socket, if it is
     _options: list[tuple[Any, ...]] | None  # set so far; None when it cannot be replaced any more
     _is_bound: bool
     _is_pending: bool  # a connect is under way, without blocking
+    _is_made: bool  # there is a connection, and it was counted
     _inode: int  # under which the report knows the connection; 0: it does not
 
     def __init__(
@@ -261,7 +266,7 @@ class Socket(socket):
         self._settings = settings
         self._note = ""
         self._options = []
-        self._is_bound = self._is_pending = False
+        self._is_bound = self._is_pending = self._is_made = False
         self._inode = 0
 
     @classmethod
@@ -276,7 +281,7 @@ class Socket(socket):
         return new
 
     def _rebuilder(self) -> Callable[..., socket]:
-        return _rebuild
+        return functools.partial(_rebuild, self._note)
 
     # ---- Options, and what they rule out
 
@@ -285,8 +290,7 @@ class Socket(socket):
         try:
             super().setsockopt(*args)
         except OSError as error:
-            is_reuse_port = args[:2] == (_stdlib.SOL_SOCKET, _stdlib.SO_REUSEPORT)
-            if error.errno != errno.EOPNOTSUPP or not is_reuse_port or self._options is None:
+            if error.errno != errno.EOPNOTSUPP or args[:2] != _REUSE_PORT or self._options is None:
                 raise
             self._share_port(error)
             super().setsockopt(*args)
@@ -301,7 +305,7 @@ class Socket(socket):
         except OSError:
             if self._settings.require_smc:
                 raise refused from None
-            self._become_tcp("this kernel's SMC sockets cannot share a port")
+            self._become_tcp(_CANNOT_SHARE)
         else:
             with fresh:
                 self._take_over(fresh)
@@ -318,9 +322,17 @@ class Socket(socket):
             self._become_smc()
 
     def _become_smc(self) -> None:
-        fresh = socket(
-            self._inet, _stdlib.SOCK_STREAM, self._proto, fallback=self._settings.fallback
-        )
+        fallback = self._settings.fallback
+        if any(option[:2] == _REUSE_PORT for option in self._options or ()):
+            try:
+                fresh = open_shared(self._inet, self._proto, fallback)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP or self._settings.require_smc:
+                    raise
+                self._note = _CANNOT_SHARE
+                return
+        else:
+            fresh = socket(self._inet, _stdlib.SOCK_STREAM, self._proto, fallback=fallback)
         with fresh:
             try:
                 self._take_over(fresh)
@@ -365,21 +377,40 @@ class Socket(socket):
         """As in the standard library; FallbackError as install() has it."""
         self._decide(address)
         try:
-            super().connect(address)
-        except OSError as error:
-            self._went_on(error.errno)
+            while True:
+                try:
+                    super().connect(address)
+                    break
+                except InterruptedError as error:
+                    if error.errno != errno.EINTR or not self._renew():
+                        raise
+        except BaseException as error:
+            self._went_on(getattr(error, "errno", None))
             raise
         self._made("connect", address)
 
     def connect_ex(self, address: Any, /) -> int:
         """As in the standard library; FallbackError as install() has it."""
         self._decide(address)
-        outcome = super().connect_ex(address)
+        try:
+            outcome = super().connect_ex(address)
+            while outcome == errno.EINTR and self._renew():
+                outcome = super().connect_ex(address)
+        except BaseException:
+            self._went_on(None)
+            raise
         if outcome == 0:
             self._made("connect", address)
         else:
             self._went_on(outcome)
         return outcome
+
+    def _renew(self) -> bool:
+        """Takes a new SMC socket if it can: a signal has ended the handshake of this one."""
+        if self._options is None or self._is_bound:
+            return False
+        self._become_smc()
+        return not self._note
 
     def accept(self, *, require_smc: bool = False) -> tuple[socket, Any]:
         """As that of smcsock.socket; FallbackError as install() has it."""
@@ -393,10 +424,13 @@ class Socket(socket):
         return conn, address
 
     def _went_on(self, error: int | None) -> None:
-        """After a connect that did not succeed; without blocking it may yet."""
+        """After a connect that did not succeed, but still may.
+
+        Without blocking, after a timeout, when the handler of a signal has raised something.
+        """
         if self._is_pending:
-            self._conclude()  # EISCONN
-        elif error in (errno.EINPROGRESS, errno.EWOULDBLOCK, None):  # None: timed out
+            self._conclude()
+        elif error != errno.EISCONN:
             self._is_pending = True
             if type(self) is Socket:
                 self.__class__ = _ConnectingSocket
@@ -417,13 +451,14 @@ class Socket(socket):
         self._is_pending = False
         if type(self) is _ConnectingSocket:
             self.__class__ = Socket  # type: ignore[assignment]
-        if self._inode or self._note == NOT_SELECTED:
-            require_smc = False
-        else:
+        if self._is_made:  # over TCP the connect() after SO_ERROR succeeds, too
+            return
+        self._is_made = True
+        if self._note != NOT_SELECTED:
             require_smc = require_smc or self._settings.require_smc
         report = self._settings.report
         error = self._fallback_error(peer) if require_smc else None
-        if report is not None and not self._inode:
+        if report is not None:
             if error is not None:
                 info = error.info
                 reasons = (info.reason, info.peer_reason) if info else (None, None)
@@ -450,6 +485,15 @@ class Socket(socket):
         """As in the standard library; FallbackError as install() has it."""
         self._conclude()
         return super().getpeername()
+
+    def __repr__(self) -> str:
+        # The base class asks getpeername(), and suppresses the FallbackError for which
+        # a connection is concluded.
+        is_pending, self._is_pending = self._is_pending, False
+        try:
+            return super().__repr__()
+        finally:
+            self._is_pending = is_pending
 
     # ---- Endings, before which the kernel is asked what the connection was
 
@@ -487,13 +531,15 @@ class Socket(socket):
             self._settings.report._closing(self._inode)
 
 
-def _rebuild(*state: Any) -> socket:
+def _rebuild(note: str, *state: Any) -> socket:
     """In the process that receives a socket from another one, under what is installed there."""
-    if _current is None:
+    settings = _current
+    if settings is None:
         return socket._rebuild(*state)
     new = Socket._rebuild(*state)
     assert isinstance(new, Socket)
-    new._set_up(_current)
+    new._set_up(settings)
+    new._note = note
     new._options = None
     return new
 

@@ -19,12 +19,17 @@ class SSLSocket(_smcsock_ssl.SSLSocket, Socket):
         if not isinstance(sock, Socket):
             return _smcsock_ssl.SSLSocket._create(sock, *args, **kwargs)
         sock._conclude()  # a connection that must not be TCP ends here
-        names = ("_settings", "_note", "_options", "_is_bound", "_is_pending")
+        names = ("_settings", "_note", "_options", "_is_bound", "_is_pending", "_is_made")
         state = {name: getattr(sock, name) for name in names}
         self = super()._create(sock, *args, **kwargs)
         for name, value in state.items():
             setattr(self, name, value)
         return self
+
+    def _checkClosed(self, msg: Any = None) -> None:  # noqa: N802
+        # What the methods that use the connection begin with: an unfinished handshake
+        # is part of their work.
+        self._conclude()
 
     def do_handshake(self, *args: Any, **kwargs: Any) -> None:
         """As that of ssl.SSLSocket; FallbackError as smcsock.install() has it."""

@@ -105,8 +105,9 @@ class _Reporter:
         if self._done_in == pid:
             return
         self._done_in = pid
-        # Nothing that fails here may change how the program ends.
-        with contextlib.suppress(OSError, ValueError):
+        # Nothing that fails here may change how the program ends. RuntimeError: the
+        # handler interrupted the program's own write to standard error.
+        with contextlib.suppress(Exception):
             counts = self._report.connections()
             if pid == self._run.pid:
                 self._publish(*self._collect(counts))

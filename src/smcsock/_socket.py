@@ -369,7 +369,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         try:
             info: SmcInfo | None = self.smc_info()
             why = str(info)
-        except DiagUnavailableError as error:
+        except OSError as error:  # no smc_diag, no descriptor left, no netlink in a sandbox
             info, why = None, f"TCP, for a reason unknown: {error.strerror}"
         return FallbackError(f"SMC was required but the connection is {why}", peer, info)
 

@@ -135,6 +135,9 @@ class Report:
         except OSError as error:
             found = {}
             note = error.strerror or str(error)
+        except BaseException:  # of the handler of a signal
+            self._waiting = waiting | self._waiting
+            raise
         for inode, (side, fell_back) in waiting.items():
             self._counts[_outcome(side, fell_back, found.get(inode), note)] += 1
 

@@ -34,9 +34,11 @@ PROGRAM is a file, or a command on PATH that is a Python script; it runs in this
 Python, a command in its own, 'python3.X' in that one. Options come before it.
 
 exit status: that of the program, or
-  1    a name in --only cannot be resolved, the report cannot be written
+  1    a name in --only cannot be resolved, the report cannot be written, Python is to
+       ignore the environment (-I, -E, -S)
   2    wrong usage
-  3    the kernel has no SMC, and neither --fallback nor SMCSOCK_FALLBACK says tcp
+  3    the kernel has no SMC, and --require-smc is given or neither --fallback nor
+       SMCSOCK_FALLBACK says tcp
   126  PROGRAM is not a Python program, or cannot be run
   127  there is no such PROGRAM
 
@@ -163,7 +165,7 @@ def _open_report(path: Path | None) -> str:
         path.write_bytes(b"")
     except OSError as error:
         raise CommandError(f"cannot write the report to {path}: {explain(error)}") from None
-    return str(path.resolve())
+    return os.path.abspath(path)  # links stay: /dev/stderr, /dev/fd/63 lead to no other path
 
 
 def _open_spool() -> str:
@@ -217,7 +219,7 @@ def _reads_environment(arguments: list[str]) -> bool:
     """Whether a Python with these arguments has no option -I, -E or -S."""
     words = iter(arguments)
     for word in words:
-        if word[:1] != "-" or word[:2] == "--":
+        if word[:1] != "-" or word[:2] == "--" or word == "-":
             return True
         for index, letter in enumerate(word[1:], 2):
             if letter in "IES":
@@ -232,7 +234,7 @@ def _reads_environment(arguments: list[str]) -> bool:
 
 
 def _interpreter(path: str) -> str:
-    """The Python that a script names in its first line; "" for any.
+    """The Python that a script names in its first line, "python3" for one on PATH; "" for any.
 
     Raises CommandError for what is not Python.
     """
@@ -257,7 +259,7 @@ def _interpreter(path: str) -> str:
     if os.path.basename(words[0]) == "env":
         names = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
         if names and _PYTHON.fullmatch(os.path.basename(names[0])):
-            return ""
+            return names[0]
     elif _PYTHON.fullmatch(os.path.basename(words[0])):
         return words[0]
     raise _not_python(path, f"a script of '{' '.join(words)}'")

@@ -8,31 +8,35 @@ import sys
 
 
 def _begin(here: str) -> None:
+    options = os.environ["SMCSOCK_RUN"]
     root = os.path.dirname(os.path.dirname(here))
     try:
-        import smcsock._session
-    except Exception:
-        # Another Python, or another environment. The extension may do for it, too.
-        sys.path.append(root)
         try:
             import smcsock._session
-        except Exception as error:
-            _give_up(error)
-            return
-        finally:
-            sys.path.remove(root)
-    smcsock._session.begin(here)
+        except Exception:
+            # Another Python, or another environment. The extension may do for it, too.
+            sys.path.append(root)
+            try:
+                import smcsock._session
+            finally:
+                sys.path.remove(root)
+        smcsock._session.begin(here)
+    except Exception as error:  # of begin(): it may be another version of smcsock
+        _give_up(error, options)
 
 
-def _give_up(error: Exception) -> None:
+def _give_up(error: Exception, options: str) -> None:
     import json
 
-    must = json.loads(os.environ["SMCSOCK_RUN"])["require_smc"]
+    must = json.loads(options)["require_smc"]
     text = "SMC was required" if must else "its connections are plain TCP"
-    print(f"smcsock: {sys.executable} cannot import smcsock ({error}): {text}", file=sys.stderr)
-    if must:
-        sys.stderr.flush()
-        os._exit(3)
+    message = f"smcsock: {sys.executable} cannot use smcsock ({error}): {text}"
+    try:
+        if sys.stderr is not None:
+            print(message, file=sys.stderr, flush=True)
+    finally:
+        if must:
+            os._exit(3)
 
 
 def _chain() -> None:
