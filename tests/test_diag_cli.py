@@ -96,7 +96,7 @@ def shell(
     parser: argparse.ArgumentParser,
 ) -> Shell:
     # A guest takes a second to make one.
-    monkeypatch.setattr(_cli, "parser", lambda: parser)
+    monkeypatch.setattr(_cli, "parser", lambda _: parser)
     return Shell(capsys)
 
 

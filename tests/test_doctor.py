@@ -57,7 +57,7 @@ one_parser = functools.cache(_cli.parser)
 
 @pytest.fixture(autouse=True)
 def commands_share_a_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cli, "parser", one_parser)
+    monkeypatch.setattr(_cli, "parser", lambda _: one_parser())
 
 
 def named(report: Report, name: str) -> Finding:

@@ -1,51 +1,38 @@
 """The command line: one module per subcommand.
 
-A module has ``add(commands)``, which adds its parser and sets two defaults in it:
-``run``, a function of the parsed options that returns an ExitCode, and ``fail``,
-the parser's own error().
+A module has ``add(parser)``, which adds its arguments to its parser and sets two
+defaults in it: ``run``, a function of the parsed options that returns an ExitCode, and
+``fail``, the parser's own error().
 """
 
 import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 
 from .. import __version__
-from . import (
-    _devices,
-    _doctor,
-    _echo,
-    _hs_limit,
-    _info,
-    _linkgroups,
-    _pnet,
-    _run,
-    _seid,
-    _ss,
-    _stats,
-    _system,
-    _ueid,
-)
 from ._common import CommandError, ExitCode, OutputError, complain, explain, flush
 
 __all__ = ["main", "parser"]
 
-_COMMANDS = (
-    _echo,
-    _info,
-    _run,
-    _doctor,
-    _ss,
-    _linkgroups,
-    _devices,
-    _stats,
-    _system,
-    _ueid,
-    _seid,
-    _pnet,
-    _hs_limit,
-)
+_COMMANDS = {
+    "echo": "try SMC with an echo server and client",
+    "info": "show what this machine's kernel offers",
+    "run": "run a Python program over SMC",
+    "doctor": "see whether SMC works, and what to fix if not",
+    "ss": "show SMC sockets (smcss)",
+    "linkgroups": "show link groups and links (smcd, smcr linkgroup)",
+    "devices": "show devices (smcd, smcr device)",
+    "stats": "show counters (smcd, smcr stats)",
+    "system": "show what the kernel's SMC can do (smcd info)",
+    "ueid": "user-defined EIDs (smcd ueid)",
+    "seid": "the system EID (smcd seid)",
+    "pnet": "the PNET table (smc_pnet)",
+    "hs-limit": "limit SMC handshakes",
+}
+"""What each command is for. Only the module of one that is asked for is loaded."""
 
 _EPILOG = """\
 exit status:
@@ -78,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(write_through=False)
     try:
         try:
-            options = parser().parse_args(arguments)
+            words = sys.argv[1:] if arguments is None else arguments
+            options = parser(words).parse_args(words)
         finally:
             flush()
         return int(options.run(options))
@@ -98,8 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.FAILED
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
+    """The parser of a command line with these words: it knows the commands among them.
+
+    Of others it knows that they exist.
+    """
     result = argparse.ArgumentParser(
         prog="smcsock",
         description="Sockets for Linux SMC (Shared Memory Communications).",
@@ -109,8 +100,16 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--version", action="version", version=f"smcsock {__version__}")
     commands = result.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for command in _COMMANDS:
-        command.add(commands)
+    wanted = set(words)
+    for name, help in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=help,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if name in wanted:
+            import_module(f"._{name.replace('-', '_')}", __name__).add(command)
     return result
 
 

@@ -1,14 +1,10 @@
 """smcsock devices: the devices for SMC, as smcd device and smcr device show them."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from ..diag import Port, SmcdDevice, SmcrDevice, devices, system
 from ._common import ExitCode, say
-from ._diag import Cell, add_command, add_json, kernel_errors, say_json, say_table
-
-if TYPE_CHECKING:
-    from ._common import Commands
+from ._diag import Cell, add_json, describe, kernel_errors, say_json, say_table
 
 __all__ = ["add"]
 
@@ -39,11 +35,9 @@ pci has id, fid, pchid, vendor, device.
 """
 
 
-def add(commands: "Commands") -> None:
-    """Adds the command to the command line."""
-    parser = add_command(
-        commands, "devices", "show devices (smcd, smcr device)", _DESCRIPTION, _EPILOG
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser that of the command."""
+    describe(parser, _DESCRIPTION, _EPILOG)
     parser.set_defaults(run=_run, fail=parser.error)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-D", "--smcd", action="store_true", help="SMC-D only")

@@ -22,8 +22,8 @@ __all__ = [
     "Cell",
     "add_action",
     "add_actions",
-    "add_command",
     "add_json",
+    "describe",
     "kernel_errors",
     "plain",
     "say_json",
@@ -54,18 +54,10 @@ _MIN_WIDTH = 24
 _GAP = 2
 
 
-def add_command(
-    commands: "Commands", name: str, help: str, description: str, epilog: str = ""
-) -> argparse.ArgumentParser:
-    """Adds the parser of a command; the exit status follows its epilog."""
-    return commands.add_parser(
-        name,
-        help=help,
-        description=description,
-        epilog=f"{epilog}\n{_EXIT_STATUS}" if epilog else _EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def describe(parser: argparse.ArgumentParser, description: str, epilog: str = "") -> None:
+    """Gives the parser of a command its texts; the exit status follows the epilog."""
+    parser.description = description
+    parser.epilog = f"{epilog}\n{_EXIT_STATUS}" if epilog else _EXIT_STATUS
 
 
 def add_json(parser: argparse.ArgumentParser, *, default: Any = False) -> None:

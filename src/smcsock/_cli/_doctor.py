@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import Reason, SmcInfo
 from ..diag._eids import check_eid
@@ -22,9 +22,6 @@ from ._common import (
     parse_seconds,
     say,
 )
-
-if TYPE_CHECKING:
-    from ._common import Commands
 
 __all__ = ["add"]
 
@@ -69,16 +66,9 @@ _STATUS_WIDTH, _NAME_WIDTH = 9, 26
 _MIN_WIDTH, _WIDTH = 60, 100
 
 
-def add(commands: "Commands") -> None:
-    """Adds the command to the command line."""
-    parser = commands.add_parser(
-        "doctor",
-        help="see whether SMC works, and what to fix if not",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser that of the command."""
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.set_defaults(run=_run, fail=parser.error)
     parser.add_argument(
         "target",
@@ -199,7 +189,8 @@ def _execute_own(fix: Fix) -> bool:
     """
     from . import parser
 
-    options = parser().parse_args(fix.command[1:])
+    words = fix.command[1:]
+    options = parser(words).parse_args(words)
     try:
         options.run(options)
     except CommandError as error:

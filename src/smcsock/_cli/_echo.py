@@ -11,16 +11,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from .. import FallbackError, SMCUnsupportedError, create_connection, create_server, socket
 from .._errors import NO_SMC
 from ._address import DEFAULT_PORT, format_address, parse_port, resolve
 from ._common import CommandError, ExitCode, complain, explain, parse_seconds, say
 from ._mode import mode_of, refusal
-
-if TYPE_CHECKING:
-    from ._common import Commands
 
 __all__ = ["add"]
 
@@ -55,16 +52,9 @@ A server with --require-smc closes connections that fall back and goes on.
 """
 
 
-def add(commands: "Commands") -> None:
-    """Adds the command to the command line."""
-    parser = commands.add_parser(
-        "echo",
-        help="try SMC with an echo server and client",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser that of the command."""
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.set_defaults(run=_run, fail=parser.error)
     role = parser.add_mutually_exclusive_group()
     role.add_argument("-s", "--server", action="store_true", help="serve until Ctrl-C or SIGTERM")

@@ -1,14 +1,10 @@
 """smcsock hs-limit: the limitation of SMC handshakes."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from ..diag import handshake_limitation, limit_handshakes
 from ._common import ExitCode
-from ._diag import add_action, add_actions, add_command, kernel_errors, say_json, say_table
-
-if TYPE_CHECKING:
-    from ._common import Commands
+from ._diag import add_action, add_actions, describe, kernel_errors, say_json, say_table
 
 __all__ = ["add"]
 
@@ -24,9 +20,9 @@ _EPILOG = """\
 """
 
 
-def add(commands: "Commands") -> None:
-    """Adds the command to the command line."""
-    parser = add_command(commands, "hs-limit", "limit SMC handshakes", _DESCRIPTION, _EPILOG)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser that of the command."""
+    describe(parser, _DESCRIPTION, _EPILOG)
     actions = add_actions(parser, _show)
     add_action(actions, "enable", "limit handshakes", lambda _: limit_handshakes(True))
     add_action(actions, "disable", "do not limit handshakes", lambda _: limit_handshakes(False))

@@ -8,7 +8,6 @@ import socket as _stdlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .. import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SMCPROTO_SMC, SMCPROTO_SMC6, SOL_SMC, socket
 from .._errors import NO_SMC
@@ -22,9 +21,6 @@ from .._machine import (
     sysctls,
 )
 from ._common import ExitCode, explain, say
-
-if TYPE_CHECKING:
-    from ._common import Commands
 
 __all__ = ["Answer", "Report", "add", "collect"]
 
@@ -78,16 +74,9 @@ class Report:
         return self.af_smc.available
 
 
-def add(commands: "Commands") -> None:
-    """Adds the command to the command line."""
-    parser = commands.add_parser(
-        "info",
-        help="show what this machine's kernel offers",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser that of the command."""
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.set_defaults(run=_run, fail=parser.error)
     parser.add_argument("--json", action="store_true", help="for programs")
 

@@ -1,7 +1,6 @@
 """smcsock linkgroups: link groups and links, as smcd, smcr linkgroup show them."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from ..diag import (
     V2,
@@ -14,10 +13,7 @@ from ..diag import (
     links,
 )
 from ._common import ExitCode, say
-from ._diag import Cell, add_command, add_json, kernel_errors, say_json, say_table
-
-if TYPE_CHECKING:
-    from ._common import Commands
+from ._diag import Cell, add_json, describe, kernel_errors, say_json, say_table
 
 __all__ = ["add"]
 
@@ -63,15 +59,9 @@ _TYPES: dict[int, str] = {
 }
 
 
-def add(commands: "Commands") -> None:
-    """Adds the command to the command line."""
-    parser = add_command(
-        commands,
-        "linkgroups",
-        "show link groups and links (smcd, smcr linkgroup)",
-        _DESCRIPTION,
-        _EPILOG,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser that of the command."""
+    describe(parser, _DESCRIPTION, _EPILOG)
     parser.set_defaults(run=_run, fail=parser.error)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-D", "--smcd", action="store_true", help="SMC-D only")

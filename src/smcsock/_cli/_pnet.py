@@ -1,14 +1,10 @@
 """smcsock pnet: the PNET table, as smc_pnet has it."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from ..diag import add_pnetid, clear_pnetids, pnetids, remove_pnetid
 from ._common import ExitCode
-from ._diag import add_action, add_actions, add_command, kernel_errors, say_json, say_table
-
-if TYPE_CHECKING:
-    from ._common import Commands
+from ._diag import add_action, add_actions, describe, kernel_errors, say_json, say_table
 
 __all__ = ["add"]
 
@@ -28,9 +24,9 @@ interface, or device and port; the others are null.
 _PNETID = "up to 16 letters and digits; letters become uppercase"
 
 
-def add(commands: "Commands") -> None:
-    """Adds the command to the command line."""
-    parser = add_command(commands, "pnet", "the PNET table (smc_pnet)", _DESCRIPTION, _EPILOG)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser that of the command."""
+    describe(parser, _DESCRIPTION, _EPILOG)
     actions = add_actions(parser, _show)
     add = add_action(actions, "add", "give a PNET ID to an interface or a device", _add)
     add.add_argument("pnetid", metavar="PNETID", help=_PNETID)

@@ -9,16 +9,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from .. import has_smc
 from .._errors import NO_SMC
 from .._only import Selection
 from .._session import Run
 from ._common import CommandError, ExitCode, explain
-
-if TYPE_CHECKING:
-    from ._common import Commands
 
 __all__ = ["add"]
 
@@ -51,17 +48,10 @@ _NEEDS_ENVIRONMENT = "'run' works through PYTHONPATH and site: not with -I, -E o
 _PYTHON = re.compile(r"python(\d+(\.\d+)?t?)?")
 
 
-def add(commands: "Commands") -> None:
-    """Adds the command to the command line."""
-    parser = commands.add_parser(
-        "run",
-        help="run a Python program over SMC",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        usage="smcsock run [OPTION ...] (PROGRAM | -m MODULE | -c CODE) [ARGUMENT ...]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser that of the command."""
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    parser.usage = "smcsock run [OPTION ...] (PROGRAM | -m MODULE | -c CODE) [ARGUMENT ...]"
     parser.set_defaults(run=_run, fail=parser.error)
     parser.add_argument(
         "--require-smc",

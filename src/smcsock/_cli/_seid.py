@@ -1,14 +1,10 @@
 """smcsock seid: the system enterprise ID, as smcd seid has it."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from ..diag import disable_seid, enable_seid, seid
 from ._common import ExitCode
-from ._diag import add_action, add_actions, add_command, kernel_errors, say_json, say_table
-
-if TYPE_CHECKING:
-    from ._common import Commands
+from ._diag import add_action, add_actions, describe, kernel_errors, say_json, say_table
 
 __all__ = ["add"]
 
@@ -23,9 +19,9 @@ _EPILOG = """\
 """
 
 
-def add(commands: "Commands") -> None:
-    """Adds the command to the command line."""
-    parser = add_command(commands, "seid", "the system EID (smcd seid)", _DESCRIPTION, _EPILOG)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser that of the command."""
+    describe(parser, _DESCRIPTION, _EPILOG)
     actions = add_actions(parser, _show)
     add_action(actions, "enable", "use the SEID", lambda _: enable_seid())
     add_action(actions, "disable", "do not use the SEID", lambda _: disable_seid())

@@ -2,16 +2,12 @@
 
 import argparse
 import socket as _stdlib
-from typing import TYPE_CHECKING
 
 from .. import ConnectionFlag, Cursor, Mode, ProducerFlag, Reason, SmcInfo, State
 from ..diag import sockets
 from ._address import format_address
 from ._common import ExitCode
-from ._diag import Cell, add_command, add_json, kernel_errors, say_json, say_table
-
-if TYPE_CHECKING:
-    from ._common import Commands
+from ._diag import Cell, add_json, describe, kernel_errors, say_json, say_table
 
 __all__ = ["add"]
 
@@ -48,9 +44,9 @@ columns:
 """
 
 
-def add(commands: "Commands") -> None:
-    """Adds the command to the command line."""
-    parser = add_command(commands, "ss", "show SMC sockets (smcss)", _DESCRIPTION, _EPILOG)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser that of the command."""
+    describe(parser, _DESCRIPTION, _EPILOG)
     parser.set_defaults(run=_run, fail=parser.error)
     parser.add_argument("-a", "--all", action="store_true", help="listening and new sockets too")
     parser.add_argument("-l", "--listening", action="store_true", help="listening sockets only")

@@ -4,14 +4,11 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import astuple
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from ..diag import Direction, Stats, Technology, stats
 from ._common import ExitCode, parse_seconds, say
-from ._diag import Cell, add_command, add_json, kernel_errors, plain, say_json, say_table
-
-if TYPE_CHECKING:
-    from ._common import Commands
+from ._diag import Cell, add_json, describe, kernel_errors, plain, say_json, say_table
 
 __all__ = ["add"]
 
@@ -54,11 +51,9 @@ _WATCH_FORMAT = "{:8}  {:>8} {:>8} {:>7} {:>6}  {:>13} {:>13} {:>13} {:>13} {:>8
 _HEADER_EVERY = 20  # lines
 
 
-def add(commands: "Commands") -> None:
-    """Adds the command to the command line."""
-    parser = add_command(
-        commands, "stats", "show counters (smcd, smcr stats)", _DESCRIPTION, _EPILOG
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser that of the command."""
+    describe(parser, _DESCRIPTION, _EPILOG)
     parser.set_defaults(run=_run, fail=parser.error)
     parser.add_argument(
         "--watch",

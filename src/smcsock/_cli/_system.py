@@ -1,14 +1,10 @@
 """smcsock system: what the kernel's SMC can do, as smcd info shows it."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from ..diag import SmcdDevice, devices, system
 from ._common import ExitCode
-from ._diag import add_command, add_json, kernel_errors, say_json, say_table
-
-if TYPE_CHECKING:
-    from ._common import Commands
+from ._diag import add_json, describe, kernel_errors, say_json, say_table
 
 __all__ = ["add"]
 
@@ -23,11 +19,9 @@ smcr_v2, hostname, seid (null off IBM Z).
 """
 
 
-def add(commands: "Commands") -> None:
-    """Adds the command to the command line."""
-    parser = add_command(
-        commands, "system", "show what the kernel's SMC can do (smcd info)", _DESCRIPTION, _EPILOG
-    )
+def add(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser that of the command."""
+    describe(parser, _DESCRIPTION, _EPILOG)
     parser.set_defaults(run=_run, fail=parser.error)
     add_json(parser)
 

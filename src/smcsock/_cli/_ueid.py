@@ -1,14 +1,10 @@
 """smcsock ueid: user-defined enterprise IDs, as smcd ueid has them."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from ..diag import add_ueid, clear_ueids, remove_ueid, ueids
 from ._common import ExitCode
-from ._diag import add_action, add_actions, add_command, kernel_errors, say_json, say_table
-
-if TYPE_CHECKING:
-    from ._common import Commands
+from ._diag import add_action, add_actions, describe, kernel_errors, say_json, say_table
 
 __all__ = ["add"]
 
@@ -26,9 +22,9 @@ _EPILOG = """\
 _EID = "up to 32 characters A-Z, 0-9, '.' and '-'; 4 UEIDs are possible"
 
 
-def add(commands: "Commands") -> None:
-    """Adds the command to the command line."""
-    parser = add_command(commands, "ueid", "user-defined EIDs (smcd ueid)", _DESCRIPTION, _EPILOG)
+def add(parser: argparse.ArgumentParser) -> None:
+    """Makes the parser that of the command."""
+    describe(parser, _DESCRIPTION, _EPILOG)
     actions = add_actions(parser, _show)
     added = add_action(actions, "add", "add a UEID", lambda options: add_ueid(options.eid))
     removed = add_action(actions, "del", "remove a UEID", lambda options: remove_ueid(options.eid))
