@@ -6,7 +6,7 @@ Source: net/smc/smc_ism.c and smc_ib.c in the Linux kernel.
 from dataclasses import dataclass
 
 from ._commands import SmcCommand
-from ._generic import Attributes, dump
+from ._generic import Attributes, entries
 from ._link_groups import interface_name
 
 __all__ = ["Pci", "Port", "SmcdDevice", "SmcrDevice", "devices"]
@@ -99,14 +99,10 @@ def devices() -> list[SmcdDevice | SmcrDevice]:
     It does not list loopback-ism (Linux 6.12); ``system().ism_v2`` without any
     device for SMC-D tells that it is there. Raises DiagError and ExtraMissingError.
     """
-    found: list[SmcdDevice | SmcrDevice] = []
-    for message in dump(SmcCommand.GET_DEV_SMCD):
-        if "SMC_GEN_DEV_SMCD" in message:
-            found.append(_smcd_device(message["SMC_GEN_DEV_SMCD"]))
-    for message in dump(SmcCommand.GET_DEV_SMCR):
-        if "SMC_GEN_DEV_SMCR" in message:
-            found.append(_smcr_device(message["SMC_GEN_DEV_SMCR"]))
-    return found
+    return [
+        *map(_smcd_device, entries(SmcCommand.GET_DEV_SMCD, "SMC_GEN_DEV_SMCD")),
+        *map(_smcr_device, entries(SmcCommand.GET_DEV_SMCR, "SMC_GEN_DEV_SMCR")),
+    ]
 
 
 def _pci(device: Attributes) -> Pci | None:

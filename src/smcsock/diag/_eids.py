@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ._commands import SmcCommand
 from ._errors import DiagError
-from ._generic import change, dump
+from ._generic import change, dump, entries
 
 __all__ = [
     "SystemEid",
@@ -38,11 +38,7 @@ class SystemEid:
 
 def ueids() -> list[str]:
     """The user-defined EIDs of this host. Raises DiagError and ExtraMissingError."""
-    return [
-        message["SMC_NLA_EID_TABLE_ENTRY"]
-        for message in dump(SmcCommand.DUMP_UEID)
-        if "SMC_NLA_EID_TABLE_ENTRY" in message
-    ]
+    return entries(SmcCommand.DUMP_UEID, "SMC_NLA_EID_TABLE_ENTRY")
 
 
 def add_ueid(name: str) -> None:

@@ -13,7 +13,7 @@ from .._socket import has_smc
 from ._commands import Command, PnetCommand
 from ._errors import NOT_PERMITTED, DiagError, ExtraMissingError, diag_error, no_smc
 
-__all__ = ["Attributes", "change", "dump"]
+__all__ = ["Attributes", "change", "dump", "entries"]
 
 Attributes: TypeAlias = dict[str, Any]
 
@@ -30,6 +30,14 @@ def dump(command: Command) -> list[Attributes]:
     Raises DiagError and ExtraMissingError.
     """
     return _request(command, NLM_F_DUMP, {}, {})
+
+
+def entries(command: Command, name: str) -> list[Any]:
+    """What the messages have under one name; not every message need have it.
+
+    Raises DiagError and ExtraMissingError.
+    """
+    return [message[name] for message in dump(command) if name in message]
 
 
 def change(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from ._commands import SmcCommand
-from ._generic import Attributes, dump
+from ._generic import Attributes, dump, entries
 
 __all__ = [
     "V2",
@@ -155,14 +155,10 @@ def link_groups() -> list[SmcrLinkGroup | SmcdLinkGroup]:
 
     Raises DiagError and ExtraMissingError.
     """
-    found: list[SmcrLinkGroup | SmcdLinkGroup] = []
-    for message in dump(SmcCommand.GET_LGR_SMCD):
-        if "SMC_GEN_LGR_SMCD" in message:
-            found.append(_smcd_link_group(message["SMC_GEN_LGR_SMCD"]))
-    for message in dump(SmcCommand.GET_LGR_SMCR):
-        if "SMC_GEN_LGR_SMCR" in message:
-            found.append(_smcr_link_group(message["SMC_GEN_LGR_SMCR"]))
-    return found
+    return [
+        *map(_smcd_link_group, entries(SmcCommand.GET_LGR_SMCD, "SMC_GEN_LGR_SMCD")),
+        *map(_smcr_link_group, entries(SmcCommand.GET_LGR_SMCR, "SMC_GEN_LGR_SMCR")),
+    ]
 
 
 def links() -> list[Link]:
