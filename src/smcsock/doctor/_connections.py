@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from .._helpers import create_connection, create_server
+from .._helpers import _connect, create_connection, create_server
 from .._info import SmcInfo
 from .._reasons import Reason
 from .._socket import socket
@@ -68,7 +68,7 @@ def connect_to(host: str, port: int, timeout: float) -> tuple[Connection | None,
     Without a connection (the Connection has the error), TCP is tried too, to tell the
     network from SMC. None if the name has no address.
     """
-    name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    name = _text((host, port))
     try:
         addresses = _stdlib.getaddrinfo(host, port, type=_stdlib.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -79,7 +79,7 @@ def connect_to(host: str, port: int, timeout: float) -> tuple[Connection | None,
     for family, _, _, _, address in addresses:
         shown = _text(address)
         try:
-            sock = _open(family, timeout, address)
+            sock = _connect(family, 0, address, timeout, None, False, "error")
         except OSError as error:
             failures.append((family, address, f"{shown}: {_explain(error)}"))
             continue
@@ -113,17 +113,6 @@ def connect_to(host: str, port: int, timeout: float) -> tuple[Connection | None,
     return connection, [finding]
 
 
-def _open(family: int, timeout: float, address: Any) -> socket:
-    sock = socket(family, fallback="error")
-    try:
-        sock.settimeout(timeout)
-        sock.connect(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
 def _tcp_reaches(family: int, address: Any, timeout: float) -> bool:
     with contextlib.suppress(OSError), _stdlib.socket(family, _stdlib.SOCK_STREAM) as sock:
         sock.settimeout(timeout)
@@ -134,7 +123,7 @@ def _tcp_reaches(family: int, address: Any, timeout: float) -> bool:
 
 def tcp_only(host: str, port: int, timeout: float) -> list[Finding]:
     """Where this kernel has no SMC: whether the host can be reached at all."""
-    name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    name = _text((host, port))
     try:
         with _stdlib.create_connection((host, port), timeout) as sock:
             peer = _text(sock.getpeername())
