@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import command
 import pytest
+from command import COMMAND
 
 import smcsock
 from smcsock import DiagUnavailableError, Mode, SmcInfo, State
@@ -32,7 +34,6 @@ IPV6 = pytest.param("-6", "::1", id="ipv6")
 families = pytest.mark.parametrize(("family", "host"), [IPV4, IPV6])
 without_smc = pytest.mark.skipif(smcsock.has_smc(), reason="this kernel has SMC")
 
-COMMAND = (sys.executable, "-m", "smcsock")
 NO_SMC = "TCP (this kernel has no SMC)"
 
 
@@ -50,13 +51,7 @@ def bare_environment() -> dict[str, str]:
 def run(
     *arguments: str | bytes, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=env or environment(),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
+    return command.run(*arguments, env=env or environment(), timeout=LIMIT)
 
 
 def complaints(stderr: str) -> list[str]:
@@ -95,13 +90,12 @@ def serving(*arguments: str, files: int | None = None) -> Iterator[Server]:
         if files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
-    process = subprocess.Popen(
-        [*COMMAND, "echo", "--server", "-p", "0", *arguments],
+    process = command.start(
+        *("echo", "--server", "-p", "0", *arguments),
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=prepare,
+        prepare=prepare,
     )
     try:
         server = Server(process, "")
@@ -588,12 +582,11 @@ def test_a_signal_ends_a_server_quietly_with_clients_connected(number: int, expe
 
 def test_ctrl_c_ends_a_waiting_client_quietly() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        process = subprocess.Popen(
-            [*COMMAND, "echo", "-c", "127.0.0.1", "-p", str(listener.getsockname()[1])],
+        process = command.start(
+            *("echo", "-c", "127.0.0.1", "-p", str(listener.getsockname()[1])),
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
         )
         assert process.stdout is not None
         assert process.stdout.readline().startswith("connected to ")

@@ -180,6 +180,9 @@ def _qemu_command(
     if any('"' in word for word in init):
         raise HarnessError(f"a path with a double quote cannot be booted: {init}")
     append = arguments.index("-append") + 1
+    if not options.kvm:
+        # Python starts in half the time where programs always have the same addresses.
+        arguments[append] += " norandmaps mitigations=off"
     arguments[append] += " init=/usr/bin/env -- " + " ".join(f'"{word}"' for word in init)
     if not options.kvm:
         # A thread per virtual CPU makes QEMU before 8.1 miss the kernel's changes to its own
