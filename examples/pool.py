@@ -13,6 +13,7 @@ import contextlib
 import queue
 import select
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,6 +27,7 @@ class Pool:
         self.address = address
         self.timeout = timeout  # seconds, to connect and for each operation
         self.opened = 0
+        self._lock = threading.Lock()
         # None stands for a connection that is not open.
         self._slots: queue.LifoQueue[smcsock.socket | None] = queue.LifoQueue()
         for _ in range(size):
@@ -44,7 +46,8 @@ class Pool:
                 sock = None
             if sock is None:
                 sock = smcsock.create_connection(self.address, self.timeout, require_smc=True)
-                self.opened += 1
+                with self._lock:
+                    self.opened += 1
             yield sock
         except BaseException:
             if sock is not None:

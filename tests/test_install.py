@@ -697,6 +697,8 @@ def test_a_connection_is_counted_once_however_often_it_is_asked_for() -> None:
         ("[fe80::/10]:80", ("fe80::1%lo", 80, 0, 1), V6),
         ("10.1.0.1:80", ("::ffff:10.1.0.1", 80), V6),
         ("[::ffff:10.1.0.1]:80", ("10.1.0.1", 80), V4),
+        ("[::ffff:10.1.0.0/112]:80", ("10.1.255.1", 80), V4),
+        ("[::ffff:10.1.0.0/112]:80", ("::ffff:10.1.255.1", 80), V6),
         ("localhost:80", ("127.0.0.1", 80), V4),
         ("127.0.0.1:80", ("localhost", 80), V4),
         ("0.0.0.0:80", ("", 80), V4),
@@ -872,6 +874,20 @@ def test_an_option_that_smc_does_not_have(required: bool, smc_mode: Mode) -> Non
     ((outcome, _),) = report.connections().items()
     assert outcome.mode is Mode.TCP
     assert "its option (1, 60) is none of SMC" in outcome.note
+
+
+def test_an_option_that_tcp_does_not_have(smc_mode: Mode) -> None:
+    with (
+        tcp_listener("127.0.0.2") as listener,
+        smcsock.installed(only="127.0.0.1:*"),
+        socket.socket() as sock,
+    ):
+        sock.bind(("127.0.0.1", 0))
+        sock.setsockopt(smcsock.SOL_SMC, smcsock.SMC_LIMIT_HS, 1)
+        sock.connect(listener.getsockname())
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == socket.IPPROTO_TCP
+        with pytest.raises(OSError, match=os.strerror(errno.ENOPROTOOPT)):
+            sock.setsockopt(smcsock.SOL_SMC, smcsock.SMC_LIMIT_HS, 1)
 
 
 # ----- require_smc

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._helpers import open_shared
 from ._info import Mode
-from ._smcsock import AF_SMC, IPPROTO_SMC
+from ._smcsock import AF_SMC, IPPROTO_SMC, SOL_SMC
 from ._socket import Fallback, _tcp_allowed, socket, until_end
 from ._tally import NO_SMC, NOT_SELECTED, Outcome, Report, Side
 
@@ -347,8 +347,12 @@ class Socket(socket):
     def _become_tcp(self, note: str) -> None:
         fresh = _base_new(_stdlib.socket)
         _base_init(fresh, self._inet, _stdlib.SOCK_STREAM, self._proto)
+        self._options = [option for option in self._options or () if option[0] != SOL_SMC]
         with fresh:
-            self._take_over(fresh)
+            try:
+                self._take_over(fresh)
+            except _OptionRefused as refusal:
+                raise refusal.cause from None
         self._is_tcp, self._note = True, note
 
     def _take_over(self, fresh: _stdlib.socket) -> None:

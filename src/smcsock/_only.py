@@ -90,7 +90,7 @@ def _parse(pattern: str) -> _Pattern:
         raise ValueError(f"{refusal}: an IPv6 address needs brackets, as in [::1]:80")
     if "/" in host:
         try:
-            return _Pattern((ipaddress.ip_network(host, strict=False),), number)
+            return _Pattern((_network(host),), number)
         except ValueError as error:
             raise ValueError(f"{refusal}: {error}") from None
     try:
@@ -113,6 +113,14 @@ def _addresses(host: Any, family: int) -> list[_Address]:
     except ValueError:
         found = _stdlib.getaddrinfo(host, None, family, _stdlib.SOCK_STREAM)
         return [_plain(str(entry[4][0])) for entry in found]
+
+
+def _network(host: str) -> _Network:
+    network = ipaddress.ip_network(host, strict=False)
+    mapped = network.version == 6 and network.network_address.ipv4_mapped
+    if mapped and network.prefixlen >= 96:
+        return ipaddress.ip_network((mapped, network.prefixlen - 96))
+    return network
 
 
 def _plain(host: str) -> _Address:

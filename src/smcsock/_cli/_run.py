@@ -28,7 +28,8 @@ back to TCP, as SMC does, where the peer or the devices cannot do SMC.
 
 _EPILOG = """\
 PROGRAM is a file, or a command on PATH that is a Python script; it runs in this
-Python, a command in its own, 'python3.X' in that one. Options come before it.
+Python, a command in its own, 'python3.X' in that one, and without the options that
+a first line (#!) may have. Options of 'run' come before PROGRAM.
 
 exit status: that of the program, or
   1    a name in --only cannot be resolved, the report cannot be written, Python is to
