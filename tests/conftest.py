@@ -110,3 +110,12 @@ def no_default_timeout() -> Iterator[None]:
     """Tests may set the default timeout: it does not outlive them."""
     yield
     socket.setdefaulttimeout(None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Why a test was repeated: pytest-rerunfailures names it only."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"repeated: {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
+        for title, text in report.sections:
+            terminalreporter.write_line(f"{title}: {text}")
