@@ -42,9 +42,8 @@ def start(name: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def run(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    with start(name, *arguments) as process:
-        output, errors = process.communicate(timeout=LIMIT)
-    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    return subprocess.run(command, input="", capture_output=True, text=True, timeout=LIMIT)
 
 
 def stdout(process: subprocess.Popen[str]) -> IO[str]:
