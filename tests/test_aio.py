@@ -10,6 +10,7 @@ import gc
 import inspect
 import io
 import logging
+import os
 import re
 import socket
 import ssl
@@ -45,6 +46,14 @@ if find_spec("uvloop"):
     LOOPS["uvloop"]().close()  # the first opens what stays open
 
 
+def open_sockets() -> set[str]:
+    files = set()
+    for fd in open_descriptors():
+        with contextlib.suppress(FileNotFoundError):  # the one that listed them
+            files.add(os.readlink(f"/proc/self/fd/{fd}"))
+    return {file for file in files if file.startswith("socket:")}
+
+
 def run(
     main: Coroutine[Any, Any, T],
     new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
@@ -52,12 +61,15 @@ def run(
     """Runs main and then the tasks that it left, as those of servers, to their end."""
 
     async def complete() -> T:
+        before = open_sockets()
         async with asyncio.timeout(LIMIT):
             result = await main
             while others := asyncio.all_tasks() - {asyncio.current_task()}:
                 await asyncio.wait(others)
-            for _ in range(3):  # transports close when the loop comes round
-                await asyncio.sleep(0)
+            for _ in range(1000):  # a server's transport ends when it hears of its client's end
+                await asyncio.sleep(0.01)
+                if open_sockets() <= before:
+                    break
             return result
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
