@@ -6,7 +6,6 @@ A test of how Python itself starts and ends has to execute COMMAND.
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import traceback
@@ -21,13 +20,12 @@ COMMAND = (sys.executable, "-m", "smcsock")
 FORKS = "SMCSOCK_VM" in os.environ and sys.version_info < (3, 12)
 
 
-def start(
+def invocation(
     *arguments: str | bytes,
     env: dict[str, str],
     prepare: Callable[[], None] | None = None,
-    **options: Any,
-) -> subprocess.Popen[str]:
-    """Starts it, as subprocess.Popen does with these options; ``prepare`` runs in it first."""
+) -> dict[str, Any]:
+    """What starts it as keywords of subprocess.run() and Popen(); ``prepare`` runs in it first."""
     words = [os.fsdecode(argument) for argument in arguments]
 
     def become_command() -> NoReturn:
@@ -35,26 +33,11 @@ def start(
             prepare()
         _become_command(words, env)
 
-    return subprocess.Popen(
-        [*COMMAND, *arguments],
-        env=env,
-        text=True,
-        preexec_fn=become_command if FORKS else prepare,
-        **options,
-    )
-
-
-def run(
-    *arguments: str | bytes, env: dict[str, str], timeout: float
-) -> subprocess.CompletedProcess[str]:
-    """Runs it to its end, at most ``timeout`` seconds."""
-    with start(*arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+    return {
+        "args": [*COMMAND, *arguments],
+        "env": env,
+        "preexec_fn": become_command if FORKS else prepare,
+    }
 
 
 def _become_command(arguments: list[str], env: dict[str, str]) -> NoReturn:

@@ -10,7 +10,6 @@ import gc
 import inspect
 import io
 import logging
-import os
 import re
 import socket
 import ssl
@@ -26,7 +25,8 @@ from typing import Any, TypeVar
 
 import pytest
 from conftest import EXPECTED_MODE, INET, INET6, SMC, SMC6, VM_KERNEL, VM_MODE, Presentation
-from test_socket import LIMIT, open_descriptors, raises
+from descriptors import open_descriptors, open_sockets
+from test_socket import LIMIT, raises
 from test_socket import inet as inet
 from test_socket import time_limit as time_limit
 from test_timeouts import silent_network as silent_network
@@ -44,14 +44,6 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.
 if find_spec("uvloop"):
     LOOPS["uvloop"] = import_module("uvloop").new_event_loop
     LOOPS["uvloop"]().close()  # the first opens what stays open
-
-
-def open_sockets() -> set[str]:
-    files = set()
-    for fd in open_descriptors():
-        with contextlib.suppress(FileNotFoundError):  # the one that listed them
-            files.add(os.readlink(f"/proc/self/fd/{fd}"))
-    return {file for file in files if file.startswith("socket:")}
 
 
 def run(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import INET, INET6, SMC, SMC6, Presentation
+from descriptors import open_descriptors
 
 import smcsock
 
@@ -86,11 +87,6 @@ def listener(presentation: Presentation) -> Iterator[socket.socket]:
         sock.listen()
         sock.settimeout(LIMIT)
         yield sock
-
-
-def open_descriptors() -> set[str]:
-    # The one that lists them is among them, and closed when it is looked at.
-    return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
 
 
 # ---- What is raised --------------------------------------------------------------

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import command
 import pytest
-from command import COMMAND
+from command import COMMAND, invocation
 
 import smcsock
 from smcsock import DiagUnavailableError, Mode, SmcInfo, State
@@ -51,7 +50,8 @@ def bare_environment() -> dict[str, str]:
 def run(
     *arguments: str | bytes, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return command.run(*arguments, env=env or environment(), timeout=LIMIT)
+    started = invocation(*arguments, env=env or environment())
+    return subprocess.run(**started, capture_output=True, text=True, timeout=LIMIT)
 
 
 def complaints(stderr: str) -> list[str]:
@@ -90,13 +90,10 @@ def serving(*arguments: str, files: int | None = None) -> Iterator[Server]:
         if files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
-    process = command.start(
-        *("echo", "--server", "-p", "0", *arguments),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        prepare=prepare,
+    started = invocation(
+        "echo", "--server", "-p", "0", *arguments, env=environment(), prepare=prepare
     )
+    process = subprocess.Popen(**started, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         server = Server(process, "")
         server.first_line = server.line()
@@ -582,11 +579,12 @@ def test_a_signal_ends_a_server_quietly_with_clients_connected(number: int, expe
 
 def test_ctrl_c_ends_a_waiting_client_quietly() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        process = command.start(
-            *("echo", "-c", "127.0.0.1", "-p", str(listener.getsockname()[1])),
-            env=environment(),
+        port = str(listener.getsockname()[1])
+        process = subprocess.Popen(
+            **invocation("echo", "-c", "127.0.0.1", "-p", port, env=environment()),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout is not None
         assert process.stdout.readline().startswith("connected to ")

@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 from conftest import INET, INET6, SMC, VM_KERNEL, VM_MODE, Presentation
+from descriptors import open_descriptors
 from test_smc_info import CLONE_NEWNET, NOBODY, in_child, need_root
 from test_smc_info import no_smc_diag as no_smc_diag
-from test_socket import Pair, open_descriptors
+from test_socket import Pair
 from test_socket import time_limit as time_limit
 
 import smcsock

@@ -31,9 +31,13 @@ MODE = EXPECTED_MODE.get(VM_MODE or "", Mode.TCP)
 """Of the examples' connections, which go over 127.0.0.1."""
 
 
+def command(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(EXAMPLES / name), *arguments]
+
+
 def start(name: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(EXAMPLES / name), *arguments],
+        command(name, *arguments),
         stdin=PIPE,
         stdout=PIPE,
         stderr=PIPE,
@@ -42,8 +46,9 @@ def start(name: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def run(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
-    return subprocess.run(command, input="", capture_output=True, text=True, timeout=LIMIT)
+    return subprocess.run(
+        command(name, *arguments), input="", capture_output=True, text=True, timeout=LIMIT
+    )
 
 
 def stdout(process: subprocess.Popen[str]) -> IO[str]:

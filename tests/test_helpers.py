@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import INET, INET6, SMC, SMC6, Presentation
+from descriptors import open_descriptors
 
 import smcsock
 from smcsock import (
@@ -40,11 +41,6 @@ def outcome(call: Callable[..., object], *args: object, **kwargs: object) -> obj
         return call(*args, **kwargs)
     except Exception as error:
         return type(error), error.args
-
-
-def open_descriptors() -> set[str]:
-    # The one that lists them is among them, and closed when it is looked at.
-    return {fd for fd in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{fd}")}
 
 
 def resolved(*addresses: Any) -> list[Info]:

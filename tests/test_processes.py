@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from conftest import INET, SMC, SMC6, Presentation
+from descriptors import open_descriptors
 from test_timeouts import LIMIT, Call, Open, black_hole, outcome, receive, refusing, round_trip
 
 import smcsock
@@ -43,10 +44,6 @@ def child(function: Callable[..., object], *args: object) -> Iterator[None]:
 def in_child(function: Callable[..., object], *args: object) -> None:
     with child(function, *args):
         pass
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 # ----- fork

@@ -19,7 +19,8 @@ from typing import TypeAlias
 
 import pytest
 from conftest import INET, INET6, SMC, SMC6, VM_MODE, Presentation
-from test_socket import LIMIT, Pair, drain, open_descriptors, over_ipv4, raises, receive, tcp_pair
+from descriptors import open_descriptors
+from test_socket import LIMIT, Pair, drain, over_ipv4, raises, receive, tcp_pair
 from test_socket import time_limit as time_limit
 
 import smcsock

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 from conftest import EXPECTED_MODE, SMC, VM_MODE, Presentation
-from test_socket import drain, in_thread, open_descriptors, raises, receive
+from descriptors import open_descriptors
+from test_socket import drain, in_thread, raises, receive
 from test_socket import inet as inet
 from test_socket import time_limit as time_limit
 from tls import client_context, server_context

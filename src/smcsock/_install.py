@@ -308,7 +308,7 @@ class Socket(socket):
             self._become_tcp(_CANNOT_SHARE)
         else:
             with fresh:
-                self._take_over(fresh)
+                self._take_over(fresh, self._options or ())
 
     def _decide(self, address: Any) -> None:
         """Becomes what the settings want of a socket for this address."""
@@ -335,7 +335,7 @@ class Socket(socket):
             fresh = socket(self._inet, _stdlib.SOCK_STREAM, self._proto, fallback=fallback)
         with fresh:
             try:
-                self._take_over(fresh)
+                self._take_over(fresh, self._options or ())
             except _OptionRefused as refusal:
                 if self._settings.require_smc:
                     raise refusal.cause from None
@@ -347,18 +347,18 @@ class Socket(socket):
     def _become_tcp(self, note: str) -> None:
         fresh = _base_new(_stdlib.socket)
         _base_init(fresh, self._inet, _stdlib.SOCK_STREAM, self._proto)
-        self._options = [option for option in self._options or () if option[0] != SOL_SMC]
+        options = [option for option in self._options or () if option[0] != SOL_SMC]
         with fresh:
             try:
-                self._take_over(fresh)
+                self._take_over(fresh, options)
             except _OptionRefused as refusal:
                 raise refusal.cause from None
         self._is_tcp, self._note = True, note
 
-    def _take_over(self, fresh: _stdlib.socket) -> None:
-        """Puts another socket in the place of the descriptor's, with the same options."""
+    def _take_over(self, fresh: _stdlib.socket, options: Iterable[tuple[Any, ...]]) -> None:
+        """Puts another socket in the place of the descriptor's, with these options."""
         fd = self.fileno()
-        for option in self._options or ():
+        for option in options:
             try:
                 fresh.setsockopt(*option)
             except OSError as error:

@@ -183,11 +183,10 @@ def _qemu_command(
     if not options.kvm:
         # Python starts in half the time where programs always have the same addresses.
         arguments[append] += " norandmaps mitigations=off"
-    arguments[append] += " init=/usr/bin/env -- " + " ".join(f'"{word}"' for word in init)
-    if not options.kvm:
         # A thread per virtual CPU makes QEMU before 8.1 miss the kernel's changes to its own
         # code now and then: it dies of an int3 that is no longer there.
         arguments += ["-accel", "tcg,thread=single"]
+    arguments[append] += " init=/usr/bin/env -- " + " ".join(f'"{word}"' for word in init)
     arguments += [
         *("-chardev", f"socket,id=smcsock,fd={channel}"),
         *("-device", "virtio-serial"),

@@ -1,8 +1,8 @@
 """The command line: one module per subcommand.
 
-A module has ``add(parser)``, which adds its arguments to its parser and sets two
-defaults in it: ``run``, a function of the parsed options that returns an ExitCode, and
-``fail``, the parser's own error().
+A module has ``add(parser)``, which adds its arguments to its parser and sets the default
+``run`` in it, a function of the parsed options that returns an ExitCode. Their ``fail`` is
+the parser's own error().
 """
 
 import argparse
@@ -15,7 +15,7 @@ from importlib import import_module
 from .. import __version__
 from ._common import CommandError, ExitCode, OutputError, complain, explain, flush
 
-__all__ = ["main", "parser"]
+__all__ = ["main", "parse", "parser"]
 
 _COMMANDS = {
     "echo": "try SMC with an echo server and client",
@@ -65,8 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(write_through=False)
     try:
         try:
-            words = sys.argv[1:] if arguments is None else arguments
-            options = parser(words).parse_args(words)
+            options = parse(sys.argv[1:] if arguments is None else arguments)
         finally:
             flush()
         return int(options.run(options))
@@ -84,6 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         complain(explain(error))
         return ExitCode.FAILED
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; SystemExit for wrong usage, --help and --version."""
+    return parser(words).parse_args(words)
 
 
 def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
@@ -108,6 +112,7 @@ def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+        command.set_defaults(fail=command.error)
         if name in wanted:
             import_module(f"._{name.replace('-', '_')}", __name__).add(command)
     return result

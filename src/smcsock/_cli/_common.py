@@ -7,10 +7,6 @@ import math
 import os
 import sys
 from enum import IntEnum
-from typing import TYPE_CHECKING, TypeAlias
-
-if TYPE_CHECKING:
-    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 __all__ = [
     "CommandError",

@@ -16,7 +16,7 @@ from ..diag import ExtraMissingError
 from ._common import CommandError, ExitCode, explain, say
 
 if TYPE_CHECKING:
-    from ._common import Commands
+    Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 __all__ = [
     "Cell",
@@ -67,7 +67,7 @@ def add_json(parser: argparse.ArgumentParser, *, default: Any = False) -> None:
 
 def add_actions(parser: argparse.ArgumentParser, show: Run) -> "Commands":
     """Adds the actions of a command, of which ``show`` is the default."""
-    parser.set_defaults(run=show, fail=parser.error)
+    parser.set_defaults(run=show)
     add_json(parser)
     actions = parser.add_subparsers(metavar="ACTION", title="actions")
     shower = actions.add_parser("show", help="what you get without an action", allow_abbrev=False)

@@ -69,7 +69,7 @@ _MIN_WIDTH, _WIDTH = 60, 100
 def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
-    parser.set_defaults(run=_run, fail=parser.error)
+    parser.set_defaults(run=_run)
     parser.add_argument(
         "target",
         nargs="?",
@@ -187,10 +187,9 @@ def _execute_own(fix: Fix) -> bool:
     A process of its own would take seconds on a slow machine, and smcsock from where
     root happens to be.
     """
-    from . import parser
+    from . import parse
 
-    words = fix.command[1:]
-    options = parser(words).parse_args(words)
+    options = parse(fix.command[1:])
     try:
         options.run(options)
     except CommandError as error:

@@ -55,7 +55,7 @@ A server with --require-smc closes connections that fall back and goes on.
 def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
-    parser.set_defaults(run=_run, fail=parser.error)
+    parser.set_defaults(run=_run)
     role = parser.add_mutually_exclusive_group()
     role.add_argument("-s", "--server", action="store_true", help="serve until Ctrl-C or SIGTERM")
     role.add_argument(

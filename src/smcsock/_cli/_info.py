@@ -77,7 +77,7 @@ class Report:
 def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
-    parser.set_defaults(run=_run, fail=parser.error)
+    parser.set_defaults(run=_run)
     parser.add_argument("--json", action="store_true", help="for programs")
 
 

@@ -62,7 +62,7 @@ _TYPES: dict[int, str] = {
 def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     describe(parser, _DESCRIPTION, _EPILOG)
-    parser.set_defaults(run=_run, fail=parser.error)
+    parser.set_defaults(run=_run)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-D", "--smcd", action="store_true", help="SMC-D only")
     which.add_argument("-R", "--smcr", action="store_true", help="SMC-R only")

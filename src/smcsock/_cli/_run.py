@@ -53,7 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.usage = "smcsock run [OPTION ...] (PROGRAM | -m MODULE | -c CODE) [ARGUMENT ...]"
-    parser.set_defaults(run=_run, fail=parser.error)
+    parser.set_defaults(run=_run)
     parser.add_argument(
         "--require-smc",
         action="store_true",

@@ -47,7 +47,7 @@ columns:
 def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     describe(parser, _DESCRIPTION, _EPILOG)
-    parser.set_defaults(run=_run, fail=parser.error)
+    parser.set_defaults(run=_run)
     parser.add_argument("-a", "--all", action="store_true", help="listening and new sockets too")
     parser.add_argument("-l", "--listening", action="store_true", help="listening sockets only")
     parser.add_argument("-d", "--debug", action="store_true", help="buffers, cursors and flags")

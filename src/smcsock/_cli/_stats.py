@@ -54,7 +54,7 @@ _HEADER_EVERY = 20  # lines
 def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     describe(parser, _DESCRIPTION, _EPILOG)
-    parser.set_defaults(run=_run, fail=parser.error)
+    parser.set_defaults(run=_run)
     parser.add_argument(
         "--watch",
         nargs="?",

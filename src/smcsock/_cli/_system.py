@@ -22,7 +22,7 @@ smcr_v2, hostname, seid (null off IBM Z).
 def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     describe(parser, _DESCRIPTION, _EPILOG)
-    parser.set_defaults(run=_run, fail=parser.error)
+    parser.set_defaults(run=_run)
     add_json(parser)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from .._reasons import Reason, reason
 from ._commands import SmcCommand
-from ._generic import Attributes, dump
+from ._generic import Attributes, dump, entries
 
 __all__ = ["Direction", "Fallback", "Sizes", "Stats", "Technology", "stats"]
 
@@ -135,11 +135,9 @@ def stats() -> Stats:
         counters = message.get("SMC_GEN_STATS", counters)
     totals: Attributes = {}
     fallbacks = []
-    for message in dump(SmcCommand.GET_FBACK_STATS):
-        if "SMC_GEN_FBACK_STATS" in message:
-            part = message["SMC_GEN_FBACK_STATS"]
-            totals |= part  # they come with the first one only
-            fallbacks.append(_fallback(part))
+    for part in entries(SmcCommand.GET_FBACK_STATS, "SMC_GEN_FBACK_STATS"):
+        totals |= part  # they come with the first one only
+        fallbacks.append(_fallback(part))
     return Stats(
         smcd=_technology(counters["SMC_NLA_STATS_SMCD_TECH"]),
         smcr=_technology(counters["SMC_NLA_STATS_SMCR_TECH"]),

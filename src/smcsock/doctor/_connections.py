@@ -79,7 +79,12 @@ def connect_to(host: str, port: int, timeout: float) -> tuple[Connection | None,
     for family, _, _, _, address in addresses:
         shown = _text(address)
         try:
-            sock = _connect(family, 0, address, timeout, None, False, "error")
+            sock = _connect(
+                *(family, 0, address, timeout),
+                source_address=None,
+                require_smc=False,
+                fallback="error",
+            )
         except OSError as error:
             failures.append((family, address, f"{shown}: {_explain(error)}"))
             continue
