@@ -473,6 +473,7 @@ def accept_after_peer_has_gone(lab: Lab) -> str:
     client.connect(listener.getsockname())
     address = client.getsockname()
     client.send(b"x")
+    await_events(listener, IN)  # before that the connection may be lost with the client
     client.close()
     server, peer = listener.accept()
     lab.stack.enter_context(server)

@@ -367,11 +367,13 @@ def whole_connection_smc_family() -> None:
 
 @case
 def smc_required() -> None:
-    try:
-        smcsock.create_connection(ADDRESS, require_smc=True).close()
-    except smcsock.FallbackError as error:
-        str(error)
-    LISTENER.accept()[0].close()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(smcsock.create_connection(ADDRESS, require_smc=True))
+        except smcsock.FallbackError as error:
+            str(error)
+        # Before the client closes, or the connection may be lost (docs/kernel.md).
+        LISTENER.accept()[0].close()
 
 
 @case
