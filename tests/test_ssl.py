@@ -9,7 +9,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -524,20 +523,3 @@ def test_it_is_freed_without_the_collector(presentation: Presentation) -> None:
         assert [reference() for reference in references] == [None, None]
     finally:
         gc.enable()
-
-
-@over_one
-def test_one_thread_sends_while_another_receives(presentation: Presentation) -> None:
-    with tls_pair(presentation) as (client, server):
-
-        def echo() -> None:
-            while data := server.recv(16384):
-                server.sendall(data)
-
-        thread = threading.Thread(target=echo, daemon=True)
-        thread.start()
-        with in_thread(client.sendall, DATA):
-            assert receive(client, len(DATA)) == DATA
-        client.shutdown(socket.SHUT_WR)
-        thread.join(60)
-        assert not thread.is_alive()

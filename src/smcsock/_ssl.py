@@ -22,7 +22,8 @@ class SSLSocket(_ssl.SSLSocket, socket):
     it makes lacks the methods of smcsock.socket.
 
     Where both base classes have a method, it is that of ssl.SSLSocket: data is never
-    sent in the clear, ``dup()`` is not implemented.
+    sent in the clear, ``dup()`` is not implemented. As any ssl.SSLSocket it is for one
+    thread at a time: OpenSSL crashes when one sends while another receives.
     """
 
     __module__ = "smcsock"
