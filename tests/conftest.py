@@ -23,6 +23,10 @@ VM_MODE = os.environ.get("SMCSOCK_VM_MODE")
 VM_KERNEL = os.environ.get("SMCSOCK_VM_KERNEL")
 EXPECTED_MODE = {"smcd": Mode.SMCD, "smcr": Mode.SMCR, "tcp": Mode.TCP}
 
+# An emulated guest takes seconds to start a Python; few tests of processes need its kernel.
+slow = pytest.mark.skipif(VM_MODE not in (None, "smcd"), reason="slow, and shown elsewhere")
+on_host = pytest.mark.skipif(VM_MODE is not None, reason="slow, and the kernel does not matter")
+
 if VM_MODE not in EXPECTED_MODE and not smcsock.has_smc():
     os.environ["SMCSOCK_FALLBACK"] = "tcp"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from command import COMMAND, invocation
+from conftest import on_host, slow
 
 import smcsock
 from smcsock import DiagUnavailableError, Mode, SmcInfo, State
@@ -594,6 +595,7 @@ def test_ctrl_c_ends_a_waiting_client_quietly() -> None:
     assert process.returncode == 130
 
 
+@on_host
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("arguments", [["echo"], ["info"], ["--help"], ["echo", "--help"]])
 def test_a_reader_that_has_gone_ends_it_quietly(arguments: list[str], unbuffered: str) -> None:
@@ -624,6 +626,7 @@ def test_a_server_whose_reader_has_gone_ends_quietly() -> None:
     assert status == 141
 
 
+@on_host
 def test_a_full_disk_is_told() -> None:
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
@@ -638,6 +641,7 @@ def test_a_full_disk_is_told() -> None:
     assert result.returncode == 1
 
 
+@slow
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams_do_no_harm(closed: str) -> None:
     script = f'exec "$@" {closed}'

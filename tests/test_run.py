@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXPECTED_MODE, VM_MODE
+from conftest import EXPECTED_MODE, VM_MODE, on_host, slow
 
 import smcsock
 from smcsock import Mode
 from smcsock.__main__ import main
 
-# An emulated guest takes seconds to start a Python; few of these tests need its kernel.
+# An emulated guest takes seconds to start a process.
 LIMIT = 240
-slow = pytest.mark.skipif(VM_MODE not in (None, "smcd"), reason="slow, and shown elsewhere")
-on_host = pytest.mark.skipif(VM_MODE is not None, reason="slow, and the kernel does not matter")
 
 RUN = (sys.executable, "-m", "smcsock", "run")
 
