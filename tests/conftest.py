@@ -25,7 +25,7 @@ EXPECTED_MODE = {"smcd": Mode.SMCD, "smcr": Mode.SMCR, "tcp": Mode.TCP}
 
 # An emulated guest takes seconds to start a Python; few tests of processes need its kernel.
 slow = pytest.mark.skipif(VM_MODE not in (None, "smcd"), reason="slow, and shown elsewhere")
-on_host = pytest.mark.skipif(VM_MODE is not None, reason="slow, and the kernel does not matter")
+on_host = pytest.mark.skipif(VM_MODE is not None, reason="the kernel does not matter")
 
 if VM_MODE not in EXPECTED_MODE and not smcsock.has_smc():
     os.environ["SMCSOCK_FALLBACK"] = "tcp"

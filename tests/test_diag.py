@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import INET, INET6, SMC, VM_KERNEL, VM_MODE, Presentation
+from conftest import INET, INET6, SMC, VM_KERNEL, VM_MODE, Presentation, on_host
 from descriptors import open_descriptors
 from test_smc_info import CLONE_NEWNET, NOBODY, in_child, need_root
 from test_smc_info import no_smc_diag as no_smc_diag
@@ -96,7 +96,6 @@ CHANGERS: dict[str, Callable[[], None]] = {
     "clear_pnetids": clear_pnetids,
     "limit_handshakes": lambda: limit_handshakes(True),
 }
-needs_no_kernel = pytest.mark.skipif(VM_MODE is not None, reason="the host's run has it")
 without_smc = pytest.mark.skipif(smcsock.has_smc(), reason="this kernel has SMC")
 
 
@@ -494,7 +493,7 @@ IDLE = Technology(0, 0, 0, 0, NOTHING, NOTHING, 0, 0, 0, 0, 0)
 NEVER = Stats(IDLE, IDLE, 0, 0, 0, 0, ())
 
 
-@needs_no_kernel
+@on_host
 def test_difference_of_counters() -> None:
     def at(requests: int, size: int, buffer_bytes: int) -> Stats:
         sizes = dataclasses.replace(NO_SIZES, up_to_8k=size)
@@ -507,7 +506,7 @@ def test_difference_of_counters() -> None:
     assert at(7, 5, 100).since(NEVER) == at(7, 5, 100)
 
 
-@needs_no_kernel
+@on_host
 def test_counter_that_was_started_again_counts_from_then() -> None:
     now = dataclasses.replace(
         NEVER, client_fallbacks=2, fallbacks=(Fallback("client", reason(NOSMCDEV), 2),)
@@ -518,7 +517,7 @@ def test_counter_that_was_started_again_counts_from_then() -> None:
     assert now.since(earlier) == now
 
 
-@needs_no_kernel
+@on_host
 def test_counters_of_reasons_wrap_at_16_bits() -> None:
     def at(*counts: int) -> Stats:
         codes = (NOSMCDEV, PEERDECL)
@@ -559,7 +558,7 @@ def test_there_are_four_ueids_at_most(own_ueids: list[str]) -> None:
         add_ueid("E")
 
 
-@needs_no_kernel
+@on_host
 @pytest.mark.parametrize(
     "name", ["", " ", "a", "Ab", ".A", "-A", "A..B", "A B", "A ", "Ä", "A_", "A" * 33, "A\0", "A\n"]
 )
@@ -633,7 +632,7 @@ def test_pnetid_of_an_smcd_device(own_pnet_table: None, pair_ipv4: Pair) -> None
     assert {group.pnetid for group in link_groups()} == {"ISM"}
 
 
-@needs_no_kernel
+@on_host
 @pytest.mark.parametrize("name", ["", "A" * 17, "NET-1", "NET 1", "NÖT", "NET1\n", " NET1"])
 def test_what_cannot_be_a_pnetid_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"^not a PNET ID"):
@@ -642,7 +641,7 @@ def test_what_cannot_be_a_pnetid_is_refused(name: str) -> None:
         remove_pnetid(name)
 
 
-@needs_no_kernel
+@on_host
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -796,14 +795,14 @@ def run(code: str) -> str:
     return subprocess.run(command, capture_output=True, check=True, text=True, timeout=120).stdout
 
 
-@needs_no_kernel
+@on_host
 def test_import_loads_neither_the_extra_nor_an_event_loop() -> None:
     heavy = {"asyncio", "pyroute2", "rich", "argparse", "logging"}
     code = f"import sys, smcsock.diag; print(sorted({heavy} & set(sys.modules)))"
     assert run(code) == "[]\n"
 
 
-@needs_no_kernel
+@on_host
 def test_without_the_extra_only_sockets_are_listed() -> None:
     code = """
 import sys
@@ -824,7 +823,7 @@ for ask in (diag.system, diag.stats, diag.clear_ueids, diag.pnetids):
     assert others == ["this needs the Python package pyroute2: pip install 'smcsock[diag]'"] * 4
 
 
-@needs_no_kernel
+@on_host
 @pytest.mark.parametrize("error", [ExtraMissingError("rich"), DiagError(errno.EPERM, "no")])
 def test_errors_can_be_pickled(error: Exception) -> None:
     again = pickle.loads(pickle.dumps(error))
@@ -841,7 +840,7 @@ def attribute(kind: int, value: bytes) -> bytes:
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-@needs_no_kernel
+@on_host
 def test_ism_device_as_the_kernel_writes_it() -> None:
     port = attribute(1, b"\1") + attribute(2, b"NET1            \0")
     device = b"".join(

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from conftest import SMC, SMC6
+from conftest import SMC, SMC6, on_host
 from test_diag import (
     EID,
     changing,
-    needs_no_kernel,
     only_in,
     own_pnet_table,
     own_ueids,
@@ -406,7 +405,7 @@ def test_limitation_of_handshakes(shell: Shell, changing: None) -> None:
 # ----- how they end
 
 
-@needs_no_kernel
+@on_host
 @pytest.mark.parametrize(
     ("command", "text"),
     [
@@ -436,7 +435,7 @@ def test_wrong_usage(command: str, text: str, shell: Shell) -> None:
     assert text in err
 
 
-@needs_no_kernel
+@on_host
 @pytest.mark.parametrize("command", [*SHOWING, "ueid add", "pnet add", "pnet del", "seid enable"])
 def test_help(command: str, shell: Shell) -> None:
     text = shell.output(f"{command} --help")
@@ -483,7 +482,7 @@ def test_tables_need_rich_and_json_does_not(
     )
 
 
-@needs_no_kernel
+@on_host
 def test_missing_pyroute2_is_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pyroute2", "pyroute2.netlink"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -525,7 +524,7 @@ def at_a_terminal(columns: int, show: Callable[[], None]) -> list[str]:
     return re.sub(r"\x1b\[[\d;]*m", "", data.decode()).split("\r\n")[:-1]
 
 
-@needs_no_kernel
+@on_host
 def test_table_leaves_nothing_out(capsys: pytest.CaptureFixture[str]) -> None:
     say_table(HEADERS, ROWS)
     assert capsys.readouterr().out.splitlines() == [
@@ -535,27 +534,27 @@ def test_table_leaves_nothing_out(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-@needs_no_kernel
+@on_host
 def test_last_column_is_folded_at_a_terminal() -> None:
     lines = at_a_terminal(60, table(HEADERS, ROWS))
     assert max(map(len, lines)) <= 60
     assert " ".join(line[17:] for line in lines[1:-1]).split() == ROWS[0][2].split()
 
 
-@needs_no_kernel
+@on_host
 @pytest.mark.parametrize(("columns", "wide"), [(60, True), (20, False), (500, False)])
 def test_table_is_not_folded(columns: int, wide: bool) -> None:
     lines = at_a_terminal(columns, table(HEADERS, ROWS, wide=wide))
     assert len(lines) == 3
 
 
-@needs_no_kernel
+@on_host
 def test_empty_table_has_its_headers(capsys: pytest.CaptureFixture[str]) -> None:
     say_table(HEADERS, [])
     assert capsys.readouterr().out == "Address  Count  Reason\n"
 
 
-@needs_no_kernel
+@on_host
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_table_fits_any_character_set(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")

@@ -13,8 +13,7 @@ from pathlib import Path
 from subprocess import PIPE
 from typing import IO
 
-import pytest
-from conftest import EXPECTED_MODE, VM_MODE
+from conftest import EXPECTED_MODE, VM_MODE, slow
 from test_socket import LIMIT
 from test_socket import time_limit as time_limit
 
@@ -23,9 +22,7 @@ from smcsock import Mode
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
-pytestmark = pytest.mark.skipif(
-    VM_MODE not in (None, "smcd"), reason="the host and SMC-D are enough: processes are slow here"
-)
+pytestmark = slow
 
 MODE = EXPECTED_MODE.get(VM_MODE or "", Mode.TCP)
 """Of the examples' connections, which go over 127.0.0.1."""

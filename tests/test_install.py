@@ -28,7 +28,7 @@ from socket import socket as early_socket
 from typing import IO, Any
 
 import pytest
-from conftest import INET, INET6, VM_MODE, Presentation
+from conftest import INET, INET6, Presentation, slow
 from received import send_on
 from test_timeouts import black_hole
 
@@ -42,8 +42,6 @@ LIMIT = 60
 V4 = socket.AF_INET
 V6 = socket.AF_INET6
 TCP = socket.SOCK_STREAM
-# An emulated guest takes seconds to start a Python.
-slow = pytest.mark.skipif(VM_MODE not in (None, "smcd"), reason="slow, and shown elsewhere")
 NEEDS_SMC = "nothing can be required of TCP sockets"
 
 

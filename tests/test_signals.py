@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import pytest
 from conftest import INET, INET6, SMC, Presentation
+from descriptors import open_descriptors
 from test_timeouts import (
     LIMIT,
     Call,
@@ -91,13 +92,13 @@ class Thrice(Handler):
 
 @pytest.fixture(autouse=True)
 def no_leaked_descriptor() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_descriptors())
     yield
     deadline = time.monotonic() + 10
     # A thread that looks into /proc for a sleeping one may not have closed its file yet.
-    while len(os.listdir("/proc/self/fd")) != before and time.monotonic() < deadline:
+    while len(open_descriptors()) != before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(open_descriptors()) == before
 
 
 @contextlib.contextmanager
