@@ -6,18 +6,81 @@ in the place of the TCP socket (seccomp user notification). What else is done wi
 goes to the kernel as ever.
 """
 
+import errno
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from .._errors import NO_SMC
 from ._architectures import BY_MACHINE
 from ._kind import TCP_SOCKETS, Kind, kind_here
 from ._launch import NativeError, begin
+from ._obstacles import gains_privileges, is_already_there, may_look_into_processes
 from ._plan import Plan, Publish
 
-__all__ = [
-    "BY_MACHINE",
-    "TCP_SOCKETS",
-    "Kind",
-    "NativeError",
-    "Plan",
-    "Publish",
-    "begin",
-    "kind_here",
-]
+if TYPE_CHECKING:
+    from .._only import Selection
+
+__all__ = ["TCP_SOCKETS", "NativeError", "Options", "launch"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a program is to run.
+
+    ``only`` are the addresses whose connections and servers may be SMC, None for all;
+    ``sndbuf`` and ``rcvbuf`` bytes for each socket's buffers, 0 for what the kernel gives.
+    ``publish`` gets the counts of connections when the process ends that becomes the program;
+    ``kept`` are the descriptors that it needs then. With ``is_exact`` it is asked about each
+    connection before it is closed. ``kind`` is for tests: None is what the kernel has.
+    """
+
+    only: "Selection | None" = None
+    sndbuf: int = 0
+    rcvbuf: int = 0
+    publish: Publish | None = None
+    is_exact: bool = False
+    kept: tuple[int, ...] = ()
+    kind: Kind | None = None
+
+
+def launch(command: list[str], environment: dict[str, str], options: Options) -> NoReturn:
+    """Becomes a program whose TCP sockets, and those of its children, are SMC sockets.
+
+    ``command`` begins with the path of the program. For a process of one thread. Raises
+    NativeError if the program cannot have them, else the OSError of execve(2).
+    """
+    path = command[0]
+    if not is_already_there():
+        begin(_plan(path, options), list(options.kept))
+    os.execve(path, command, environment)
+
+
+def _plan(path: str, options: Options) -> Plan:
+    machine = os.uname().machine
+    kind = options.kind or kind_here()
+    if kind is None:
+        raise NativeError(errno.EAFNOSUPPORT, NO_SMC)
+    if machine not in BY_MACHINE:
+        raise NativeError(errno.ENOSYS, f"the system calls of {machine} are not known")
+    if gains_privileges(path):
+        raise NativeError(
+            errno.EPERM,
+            f"{path} has privileges of its own (setuid, setgid or capabilities), which it would "
+            "run without (no_new_privs): run this command with them, as in 'sudo smcsock run'",
+        )
+    if options.only is not None and not may_look_into_processes():
+        raise NativeError(
+            errno.EPERM,
+            "a selection needs to look into the program's processes, which Yama forbids: set "
+            "the sysctl kernel.yama.ptrace_scope to 0, or run this as root",
+        )
+    return Plan(
+        kind=kind,
+        architectures=BY_MACHINE[machine],
+        only=options.only,
+        sndbuf=options.sndbuf,
+        rcvbuf=options.rcvbuf,
+        publish=options.publish,
+        is_exact=options.is_exact,
+    )

@@ -137,7 +137,7 @@ class Census:
     def _tidy(self) -> None:
         """Forgets the sockets that were closed: those that were never counted are missed."""
         for inode, events in list(self._sets.items()):
-            with open(f"/proc/self/fdinfo/{events.fileno()}", encoding="ascii") as info:
+            with open(f"/proc/self/fdinfo/{events.fileno()}", encoding="utf-8") as info:
                 is_closed = "tfd:" not in info.read()
             if is_closed:
                 self._forget(inode)

@@ -8,7 +8,7 @@ from typing import NoReturn
 from . import _syscalls
 from ._filter import assemble
 from ._plan import Plan
-from ._side import READY, side_process
+from ._side import FD, READY, side_process
 
 __all__ = ["NativeError", "begin"]
 
@@ -45,9 +45,12 @@ def begin(plan: Plan, kept: list[int]) -> None:
                 _be_side_process(plan, there, program, kept)
         listener = _filter(assemble(plan.architectures, plan.watch))
         try:
-            socket.send_fds(here, [b"x"], [listener])
+            control = socket.SOL_SOCKET, socket.SCM_RIGHTS, FD.pack(listener)
+            here.sendmsg([b"x"], [control])
             # Not before it is there: who waits for an answer of nobody gets ENOSYS.
             answer = here.recv(64)
+        except ConnectionError:
+            answer = b""
         finally:
             os.close(listener)
         if answer != READY:

@@ -75,7 +75,7 @@ class Process:
 
     def is_inherited(self, number: int) -> bool:
         """Whether a program that the process executes has the descriptor, too."""
-        with open(f"/proc/{self._thread}/fdinfo/{number}", encoding="ascii") as info:
+        with open(f"/proc/{self._thread}/fdinfo/{number}", encoding="utf-8") as info:
             for line in info:
                 if line.startswith("flags:"):
                     return not int(line.split()[1], 8) & os.O_CLOEXEC

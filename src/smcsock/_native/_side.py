@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import socket
+import struct
 import time
 from mmap import PAGESIZE, mmap
 
@@ -16,7 +17,10 @@ from ._notification import Notification, can_give
 from ._plan import Plan
 from ._worker import Worker
 
-__all__ = ["NOT_SUPPORTED", "READY", "side_process"]
+__all__ = ["FD", "NOT_SUPPORTED", "READY", "side_process"]
+
+FD = struct.Struct("=i")
+"""A descriptor in a control message."""
 
 READY, NOT_SUPPORTED = b"ready", b"before Linux 5.14"
 """What the side process says when it has the listener."""
@@ -31,10 +35,10 @@ def side_process(plan: Plan, channel: socket.socket, program: int, kept: list[in
     ``kept`` are the descriptors that it goes on to need, besides the channel.
     """
     _withdraw(channel, kept)
-    _, listeners, _, _ = socket.recv_fds(channel, 1, 1)
-    if not listeners:
+    _, control, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(FD.size))
+    if not control:
         return  # the program could not have a filter
-    listener = listeners[0]
+    (listener,) = FD.unpack(control[0][2])
     if not can_give(listener):
         channel.send(NOT_SUPPORTED)
         return
@@ -94,5 +98,5 @@ def _release(listener: int, request: mmap) -> None:
 
 def name(text: str) -> None:
     """The name that ps shows with -o comm, in logs of the kernel too."""
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as comm:
-        comm.write(text)
+    with contextlib.suppress(OSError), open("/proc/self/comm", "wb") as comm:
+        comm.write(text.encode())
