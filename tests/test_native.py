@@ -50,10 +50,10 @@ def in_child(prepare: Callable[[], object], work: Callable[[], Any]) -> Any:
         os.close(reader)
         try:
             try:
-                begin()
+                prepare()
                 result: tuple[Any, Any] = work(), None
-            except BaseException as error:
-                result = None, error
+            except BaseException as caught:
+                result = None, caught
             with os.fdopen(writer, "wb") as file:
                 pickle.dump(result, file)
         finally:
@@ -436,7 +436,7 @@ def test_a_killed_worker_is_replaced() -> None:
         threads = [threading.Thread(target=open_many) for _ in range(4)]
         for thread in threads:
             thread.start()
-        killed = set()
+        killed: set[int] = set()
         for _ in range(5):
             *_, worker = side_processes(os.getpid())
             if worker not in (watchdog, *killed):
@@ -523,13 +523,16 @@ def test_an_unprivileged_user_may() -> None:
     if os.geteuid() != 0:
         pytest.skip("this is for root to try: all other tests are unprivileged")
 
-    def begin() -> None:
+    def prepare() -> None:
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
         _syscalls.prctl(4, 1)  # PR_SET_DUMPABLE, as after an exec
         begin(plan(), [])
 
-    assert in_child(
-        prepare, lambda: (opens_marked(), "NoNewPrivs:\t1" in Path("/proc/self/status").read_text())
-    ) == (True, True)
+    def work() -> tuple[bool, str]:
+        return opens_marked(), Path("/proc/self/status").read_text()
+
+    is_served, status = in_child(prepare, work)
+    assert is_served
+    assert "NoNewPrivs:\t1\n" in status
