@@ -20,7 +20,7 @@ from .._machine import (
     smcr_devices,
     sysctls,
 )
-from ._common import ExitCode, explain, say
+from ._common import ExitCode, explain, put, say
 
 __all__ = ["Answer", "Report", "add", "collect"]
 
@@ -84,7 +84,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> ExitCode:
     report = collect()
     if options.json:
-        say(json.dumps({"usable": report.is_usable, **asdict(report)}, indent=2))
+        put(json.dumps({"usable": report.is_usable, **asdict(report)}, indent=2))
     else:
         for line in _lines(report):
             say(line)
