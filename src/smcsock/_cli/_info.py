@@ -50,9 +50,10 @@ class Answer:
 class Report:
     """What the kernel offers.
 
-    ``modules`` maps a name to "loaded", "built in", "not loaded" (but installed) or
-    "not found". ``diag`` and ``limit_handshakes`` are None where there is no
-    socket to ask with, ``sysctls`` where the kernel has none.
+    ``modules`` maps a name to "loaded", "built in", "not loaded" (but installed), "not
+    found", or "unknown" where this process may not look. ``diag`` and
+    ``limit_handshakes`` are None where there is no socket to ask with, ``sysctls`` where
+    the kernel has none.
     """
 
     release: str
