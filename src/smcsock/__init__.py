@@ -27,7 +27,7 @@ from ._info import (
 )
 from ._reasons import Reason
 from ._smcsock import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SMCPROTO_SMC, SMCPROTO_SMC6, SOL_SMC
-from ._socket import fromfd, has_smc, socket
+from ._socket import fromfd, has_smc, smc_info, socket
 
 __all__ = [
     "AF_SMC",
@@ -59,6 +59,7 @@ __all__ = [
     "has_smc",
     "install",
     "installed",
+    "smc_info",
     "socket",
     "uninstall",
 ]

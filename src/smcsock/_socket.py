@@ -24,6 +24,7 @@ __all__ = [
     "has_smc",
     "lost_error",
     "may_be_tcp",
+    "smc_info",
     "socket",
     "until_end",
 ]
@@ -461,3 +462,13 @@ def fromfd(fd: int, *, fallback: Fallback | None = None) -> socket:
     except BaseException:
         os.close(new)
         raise
+
+
+def smc_info(sock: _stdlib.socket | int) -> SmcInfo:
+    """What a socket is, of whatever class, or a descriptor: as smcsock.socket.smc_info().
+
+    A plain TCP connection is Mode.TCP without a reason. Raises ValueError for what is
+    neither SMC nor TCP, OSError (EBADF) when it is closed.
+    """
+    with fromfd(sock if isinstance(sock, int) else sock.fileno(), fallback="tcp") as same:
+        return same.smc_info()

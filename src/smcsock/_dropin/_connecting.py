@@ -19,6 +19,8 @@ _Method: TypeAlias = Callable[..., Any]
 _FOREVER = 1e6
 """Seconds."""
 
+_NOT_OF_SMC = (errno.EOPNOTSUPP, 524)  # ENOTSUPP, which is the kernel's own
+
 _CANNOT_SHARE = "this kernel's SMC sockets cannot share a port"
 
 # To the kernel each of them is a reason to be TCP, and a listener that became TCP that way
@@ -42,6 +44,7 @@ def _connect(before: _Method) -> _Method:
         if file is None:
             before(self, address)
             return
+        _files.check(self, file)
         _decide(self, file, address)
         while True:
             try:
@@ -51,7 +54,7 @@ def _connect(before: _Method) -> _Method:
                 if not _renew(self):
                     raise
         _files.made(self, _smcsock.inode(self), file, address)
-        _files.refused(file)
+        _files.check(self, file)
 
     return connect
 
@@ -63,14 +66,14 @@ def _connect_ex(before: _Method) -> _Method:
         file = _files.of(self)
         if file is None:
             return int(before(self, address))
+        _files.conclude(self, file)
         _decide(self, file, address)
         outcome = ask(self, address)
         while outcome == errno.EINTR and _renew(self):
             outcome = ask(self, address)
-        if outcome:
-            return int(outcome)
-        _files.made(self, _smcsock.inode(self), file, address)
-        return errno.EPROTONOSUPPORT if file.refusal else 0
+        if outcome == 0:
+            _files.made(self, _smcsock.inode(self), file, address)
+        return errno.EPROTONOSUPPORT if file.refusal else int(outcome)
 
     return connect_ex
 
@@ -110,17 +113,19 @@ _ABORTED = "the connection came to nothing, and the kernel kept no reason"
 
 def _decide(sock: Any, file: File, address: Any) -> None:
     """Becomes TCP if the address is not selected."""
-    if file.note or not file.unmade:
+    if file.is_hollow or not file.unmade:
         return
-    selection = file.settings.only
-    if selection is None or selection.matches(address, _plain.family_of(sock)):
-        _options.limit_buffers(sock, file)
-        return
-    try:
-        _options.become_hollow(sock, file, NOT_SELECTED)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # it connects already
-            raise
+    if file.selects(address, _plain.family_of(sock)):
+        if not file.note:
+            _options.limit_buffers(sock, file)
+    elif file.note:
+        file.note = NOT_SELECTED
+    else:
+        try:
+            _options.become_hollow(sock, file, NOT_SELECTED)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # it connects already
+                raise
 
 
 def _renew(sock: Any) -> bool:
@@ -141,10 +146,15 @@ def _setsockopt(before: _Method) -> _Method:
             before(self, *args)
         except OSError as error:
             file = _files.of(self)
-            is_sharing = error.errno == errno.EOPNOTSUPP and args[:2] == (SOL_SOCKET, SO_REUSEPORT)
-            if file is None or file.note or not is_sharing:
+            if file is None or file.note or not file.unmade or error.errno not in _NOT_OF_SMC:
                 raise
-            _share_port(self, file, error)
+            if args[:2] == (SOL_SOCKET, SO_REUSEPORT):
+                _share_port(self, file, error)
+            elif file.settings.only is None or file.settings.require_smc:
+                raise
+            else:  # who knows whether its address will be selected
+                note = f"its option {args[:2]} is none of SMC: {error.strerror}"
+                _options.become_hollow(self, file, note)
             before(self, *args)
 
     return setsockopt

@@ -23,6 +23,7 @@ __all__ = [
     "add",
     "any_known",
     "at",
+    "check",
     "conclude",
     "ending",
     "fell_back",
@@ -32,7 +33,6 @@ __all__ = [
     "of",
     "refusal",
     "refuse",
-    "refused",
 ]
 
 _readlink, _listdir = os.readlink, os.listdir
@@ -56,6 +56,11 @@ class File:
         self.holders: set[int] = set()
         self.unmade = [True]
         self.refusal: tuple[str, Any, SmcInfo | None] | None = None
+
+    def selects(self, address: Any, family: int) -> bool:
+        """Whether its installation wants SMC for an address."""
+        only = self.settings.only
+        return only is None or only.matches(address, family)
 
     @property
     def must_be_smc(self) -> bool:
@@ -213,7 +218,9 @@ def refusal(inode: int, peer: Any, note: str) -> tuple[str, Any, SmcInfo | None]
     return f"SMC was required but the connection is {why}", peer, info
 
 
-def refused(file: File) -> None:
-    """Raises FallbackError of a connection that was refused."""
+def check(sock: Any, file: File) -> None:
+    """Raises FallbackError of a connection that must not be TCP and is."""
+    if file.unmade and file.must_be_smc:
+        conclude(sock, file)
     if file.refusal is not None:
         raise FallbackError(*file.refusal)

@@ -33,16 +33,15 @@ def _listen(before: _Method) -> _Method:
 
 def _decide(sock: Any, file: File) -> None:
     """Becomes TCP if the socket's own address, which it now has, is not selected."""
-    selection = file.settings.only
-    address = _plain.getsockname(sock)
-    is_selected = selection is None or selection.matches(address, _plain.family_of(sock))
+    is_selected = file.selects(_plain.getsockname(sock), _plain.family_of(sock))
     if file.is_hollow:
         _options.become_tcp(sock, file, file.note)
+    elif not is_selected and not file.note:
+        _options.become_tcp(sock, file, NOT_SELECTED)
+    elif not is_selected:
+        file.note = NOT_SELECTED
     elif not file.note:
-        if is_selected:
-            _options.limit_buffers(sock, file)
-        else:
-            _options.become_tcp(sock, file, NOT_SELECTED)
+        _options.limit_buffers(sock, file)
 
 
 def _is_listening(sock: Any) -> bool:
@@ -96,6 +95,7 @@ def _shutdown(before: _Method) -> _Method:
             before(self, how)
             return
         _files.ending(self, _smcsock.inode(self), file)
+        _files.check(self, file)
         try:
             before(self, how)
         except OSError as error:

@@ -137,6 +137,9 @@ class Report:
         """Counts a connection, known by the inode of its socket."""
         with self._lock:
             self._waiting[inode] = side, fell_back
+            # Why, is what people want to know; and nobody need ever close it.
+            if fell_back and monotonic() >= self._ask_again_at:
+                self._settle()
             self._tell()
 
     def closing(self, inode: int) -> None:

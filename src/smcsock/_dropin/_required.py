@@ -31,8 +31,7 @@ def _use(before: _Method) -> _Method:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         file = _files.of(self)
         if file is not None:
-            _files.conclude(self, file)
-            _files.refused(file)
+            _files.check(self, file)
         return before(self, *args, **kwargs)
 
     return method
