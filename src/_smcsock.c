@@ -540,15 +540,24 @@ wait_for(call *c, short events, int64_t deadline)
 /* ---- The calls ------------------------------------------------------------ */
 
 PyDoc_STRVAR(socket_doc,
-"socket($module, type, proto, /)\n--\n\n"
-"Opens an AF_SMC socket, non-inheritable, and returns its descriptor.\n\n"
-"type is SOCK_STREAM, with SOCK_NONBLOCK if wanted; proto SMCPROTO_SMC or\n"
-"SMCPROTO_SMC6.  Raises OSError; EAFNOSUPPORT means a kernel without SMC.");
+"socket($module, type, proto, family=AF_SMC, /)\n--\n\n"
+"Opens a socket, non-inheritable, and returns its descriptor; raises no audit event.\n\n"
+"For an SMC socket, type is SOCK_STREAM, with SOCK_NONBLOCK if wanted, and proto\n"
+"SMCPROTO_SMC or SMCPROTO_SMC6.  Raises OSError; EAFNOSUPPORT then means a kernel\n"
+"without SMC.");
 
 static PyObject *
-open_socket(int family, int type, int proto)
+smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
-    int fd, error;
+    int type, proto, family = AF_SMC, fd, error;
+    if (nargs < 2 || nargs > 3) {
+        return PyErr_Format(PyExc_TypeError, "socket() takes 2 or 3 arguments (%zd given)",
+                            nargs);
+    }
+    if (!as_int(args[0], &type) || !as_int(args[1], &proto) ||
+        (nargs == 3 && !as_int(args[2], &family))) {
+        return NULL;
+    }
     /* Blocks while the kernel loads the smc module. */
     Py_BEGIN_ALLOW_THREADS
     fd = socket(family, type | SOCK_CLOEXEC, proto);
@@ -559,39 +568,6 @@ open_socket(int family, int type, int proto)
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     return PyLong_FromLong(fd);
-}
-
-static PyObject *
-smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
-{
-    int type, proto;
-    if (nargs != 2) {
-        return PyErr_Format(PyExc_TypeError, "socket() takes exactly 2 arguments (%zd given)",
-                            nargs);
-    }
-    if (!as_int(args[0], &type) || !as_int(args[1], &proto)) {
-        return NULL;
-    }
-    return open_socket(AF_SMC, type, proto);
-}
-
-PyDoc_STRVAR(open_doc,
-"open($module, family, type, proto, /)\n--\n\n"
-"As socket(), for a socket of any family: without the audit event that the\n"
-"standard library has for the object.");
-
-static PyObject *
-smcsock_open(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
-{
-    int family, type, proto;
-    if (nargs != 3) {
-        return PyErr_Format(PyExc_TypeError, "open() takes exactly 3 arguments (%zd given)",
-                            nargs);
-    }
-    if (!as_int(args[0], &family) || !as_int(args[1], &type) || !as_int(args[2], &proto)) {
-        return NULL;
-    }
-    return open_socket(family, type, proto);
 }
 
 static bool
@@ -1493,7 +1469,6 @@ static PyType_Spec socket_methods_spec = {
 
 static PyMethodDef module_methods[] = {
     FUNCTION("socket", smcsock_socket, socket_doc),
-    FUNCTION("open", smcsock_open, open_doc),
     FUNCTION("accept", smcsock_accept, accept_function_doc),
     FUNCTION("connect", smcsock_connect, connect_function_doc),
     FUNCTION("connect_ex", smcsock_connect_ex, connect_ex_function_doc),

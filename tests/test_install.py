@@ -92,7 +92,7 @@ def connected(host: str = "127.0.0.1") -> Iterator[tuple[socket.socket, socket.s
 
 
 @contextlib.contextmanager
-def tcp_listener(host: str = "127.0.0.1") -> Iterator[socket.socket]:
+def tcp_listener(host: str = "127.0.0.1") -> Iterator["PlainSocket"]:
     """A peer that does not do SMC, whatever is installed."""
     sock = PlainSocket(V6 if ":" in host else V4)
     with sock:
@@ -999,7 +999,7 @@ def test_a_required_asyncio_server_goes_on(smc_mode: Mode) -> None:
         assert asyncio.run(main()) == [b"", b"page"]
 
 
-def answer(client: socket.socket) -> bytes:
+def answer(client: "socket.socket | PlainSocket") -> bytes:
     """What an echo server answers; nothing if it has ended the connection."""
     try:
         client.sendall(b"page\n")

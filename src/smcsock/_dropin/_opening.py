@@ -7,8 +7,9 @@ from socket import SOCK_CLOEXEC, SOCK_NONBLOCK
 from typing import Any, TypeAlias
 
 from .. import _smcsock
+from .._opening import Opening
 from .._smcsock import AF_SMC, IPPROTO_SMC
-from .._socket import may_be_tcp
+from .._socket import open_socket
 from . import _files, _plain, _settings
 from ._files import File
 from ._report import NO_SMC, NOT_SELECTED
@@ -23,29 +24,6 @@ _TCP_PROTOS = (-1, 0, _plain.IPPROTO_TCP)
 _TYPE_FLAGS = SOCK_NONBLOCK | SOCK_CLOEXEC
 
 
-class _Opener:
-    """Passes for the number of a descriptor, which is opened when somebody wants to know it.
-
-    That is the constructor of _socket.socket, after its audit event.
-    """
-
-    __slots__ = ("_family", "_settings", "_type", "note")
-
-    def __init__(self, family: int, type: int, settings: Settings) -> None:
-        self._family = family
-        self._type = type
-        self._settings = settings
-        self.note = ""
-
-    def __index__(self) -> int:
-        try:
-            return _smcsock.socket(self._type, self._family == _plain.AF_INET6)
-        except OSError as error:
-            may_be_tcp(error, self._settings.fallback)
-            self.note = NO_SMC
-            return _smcsock.open(self._family, self._type, 0)
-
-
 def _init(before: _Method) -> _Method:
     def __init__(  # noqa: N807
         self: Any, family: Any = -1, type: Any = -1, proto: Any = -1, fileno: Any = None
@@ -58,11 +36,29 @@ def _init(before: _Method) -> _Method:
         else:
             family = _plain.AF_INET if family == -1 else family
             type = _plain.SOCK_STREAM if type == -1 else type
-            opener = _Opener(family, type, settings)
-            before(self, family, type, 0 if proto == -1 else proto, opener)
-            _files.add(_smcsock.inode(self), File(settings, opener.note), self)
+            _open(before, self, family, type, 0 if proto == -1 else proto, settings)
 
     return __init__
+
+
+def _open(
+    before: _Method, self: Any, family: int, type: int, proto: int, settings: Settings
+) -> None:
+    file = File(settings)
+
+    def open_fd() -> int:
+        fd, is_tcp = open_socket(type, family, proto, settings.fallback)
+        file.note = NO_SMC if is_tcp else ""
+        return fd
+
+    opening = Opening(open_fd)
+    try:
+        before(self, family, type, proto, opening)
+    except BaseException:
+        _plain.detach(self)
+        opening.undo()
+        raise
+    _files.add(_smcsock.inode(self), file, self)
 
 
 def _is_tcp(family: Any, type: Any, proto: Any) -> bool:
@@ -84,7 +80,7 @@ def _adopt(
     settings: Settings | None,
 ) -> None:
     """A socket for a descriptor from elsewhere: accept(), dup(), ssl, another process."""
-    if isinstance(fileno, _Opener) or (settings is None and not _files.any_known()):
+    if isinstance(fileno, Opening) or (settings is None and not _files.any_known()):
         before(self, family, type, proto, fileno)
         return
     try:

@@ -112,7 +112,7 @@ def become_hollow(sock: Any, file: File, note: str) -> None:
 
 def become_tcp(sock: Any, file: File, note: str) -> None:
     """Becomes a TCP socket bound as this one is: another file."""
-    _replace(sock, _smcsock.open(_plain.family_of(sock), _plain.SOCK_STREAM, 0))
+    _replace(sock, _smcsock.socket(_plain.SOCK_STREAM, 0, _plain.family_of(sock)))
     file.note, file.is_hollow = note, False
 
 
@@ -120,7 +120,7 @@ def become_smc(sock: Any, *, shared: bool = False) -> None:
     """Becomes a new SMC socket; ``shared``: one that can share its port (Linux 6.11)."""
     family = _plain.family_of(sock)
     if shared:
-        fd = _smcsock.open(family, _plain.SOCK_STREAM, IPPROTO_SMC)
+        fd = _smcsock.socket(_plain.SOCK_STREAM, IPPROTO_SMC, family)
     else:
         fd = _smcsock.socket(_plain.SOCK_STREAM, int(family == _plain.AF_INET6))
     _replace(sock, fd)

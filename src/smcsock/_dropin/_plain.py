@@ -15,6 +15,7 @@ __all__ = [
     "SHUT_WR",
     "SOCK_STREAM",
     "accept",
+    "detach",
     "family_of",
     "getpeername",
     "getsockname",
@@ -28,6 +29,7 @@ __all__ = [
 
 socket: Any = _socket.socket
 accept = socket._accept
+detach = socket.detach
 getpeername = socket.getpeername
 getsockname = socket.getsockname
 getsockopt = socket.getsockopt
