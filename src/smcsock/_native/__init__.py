@@ -19,7 +19,7 @@ from ._obstacles import gains_privileges, is_already_there, may_look_into_proces
 from ._plan import Plan, Publish
 
 if TYPE_CHECKING:
-    from .._only import Selection
+    from .._dropin._selection import Selection
 
 __all__ = ["TCP_SOCKETS", "NativeError", "Options", "launch"]
 

@@ -14,7 +14,7 @@ from collections import Counter
 
 from .._info import Address, Mode, SmcInfo, State, decode
 from .._sock_diag import records
-from .._tally import NOT_SELECTED, Outcome
+from .._dropin._report import NOT_SELECTED, Outcome
 from ._plan import Publish
 
 __all__ = ["Census"]
