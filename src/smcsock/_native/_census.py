@@ -12,9 +12,9 @@ import socket
 import time
 from collections import Counter
 
+from .._dropin._report import NOT_SELECTED, Outcome
 from .._info import Address, Mode, SmcInfo, State, decode
 from .._sock_diag import records
-from .._dropin._report import NOT_SELECTED, Outcome
 from ._plan import Publish
 
 __all__ = ["Census"]

@@ -25,7 +25,7 @@ _INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
 _NUMBER, _ARCH, _ARGS = 0, 4, 16
 
 IPPROTO_MPTCP = 262
-TCP_FASTOPEN, TCP_FASTOPEN_CONNECT = 23, 30
+FAST_OPEN = (23, 30, 33, 34)  # TCP_FASTOPEN, _CONNECT, _KEY, _NO_COOKIE
 _TYPE_MASK = 0xF  # SOCK_TYPE_MASK: the rest are SOCK_NONBLOCK and SOCK_CLOEXEC
 
 _Instruction: TypeAlias = tuple[int, int, int, int]
@@ -94,7 +94,7 @@ def _stream_sockets() -> _Code:
 
 def _options(watch: Watch) -> _Code:
     """Those that an SMC socket is no SMC socket with: level and name are in registers."""
-    fast_open = _unless_in(2, (TCP_FASTOPEN, TCP_FASTOPEN_CONNECT)) + _NOTIFIED
+    fast_open = _unless_in(2, FAST_OPEN) + _NOTIFIED
     code = [_argument(1), *_when(socket.IPPROTO_TCP, fast_open)]
     if Watch.SHARED_PORTS in watch:
         code += _when(socket.SOL_SOCKET, _unless_in(2, (socket.SO_REUSEPORT,)) + _NOTIFIED)

@@ -11,8 +11,8 @@ from ._filter import Watch
 from ._kind import AF_SMC_SOCKETS, Kind
 
 if TYPE_CHECKING:
-    from .._dropin._selection import Selection
     from .._dropin._report import Outcome
+    from .._dropin._selection import Selection
 
 __all__ = ["Plan", "Publish"]
 

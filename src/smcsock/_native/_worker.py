@@ -8,7 +8,7 @@ from mmap import mmap
 from . import _syscalls
 from ._calls import Call, Calls
 from ._census import Census
-from ._filter import IPPROTO_MPTCP, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT
+from ._filter import FAST_OPEN, IPPROTO_MPTCP
 from ._kind import domain, is_smc
 from ._notification import Notification
 from ._plan import Plan
@@ -19,7 +19,6 @@ __all__ = ["Worker"]
 
 _NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _TYPE_MASK = 0xF
-_FAST_OPEN = (TCP_FASTOPEN, TCP_FASTOPEN_CONNECT)
 
 
 class Worker:
@@ -132,8 +131,8 @@ class Worker:
             with process.borrow(number) as sock:
                 if is_smc(sock) and not self._plan.kind.can_share_ports:
                     replace_by_tcp(self._plan, sock, asked, process, number)
-        elif level == socket.IPPROTO_TCP and name in _FAST_OPEN and self._is_smc(process, number):
-            # With either an SMC socket becomes a TCP socket, a listener even one whose
+        elif level == socket.IPPROTO_TCP and name in FAST_OPEN and self._is_smc(process, number):
+            # With any an SMC socket becomes a TCP socket, a listener even one whose
             # connections wake nobody. It is a matter of speed only: as if it were done.
             asked.succeed()
 
