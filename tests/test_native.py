@@ -75,7 +75,7 @@ def plan(**options: Any) -> Plan:
 
 def under(work: Callable[[], Any], **options: Any) -> Any:
     """What a function returns in a process whose sockets the side process opens."""
-    return in_child(lambda: begin(plan(**options), []), work)
+    return in_child(lambda: begin(plan(**options)), work)
 
 
 def is_marked(sock: socket.socket) -> bool:
@@ -484,8 +484,8 @@ def test_processes_killed_while_they_wait_harm_nobody() -> None:
 
 def test_another_listener_is_an_error_that_says_so() -> None:
     def begin_twice() -> None:
-        begin(plan(), [])
-        begin(plan(), [])
+        begin(plan())
+        begin(plan())
 
     with pytest.raises(NativeError, match="already there"):
         in_child(begin_twice, lambda: None)
@@ -499,7 +499,7 @@ def test_seccomp_forbidden_is_an_error_that_says_so() -> None:
     def prepare() -> None:
         _syscalls.prctl(38, 1)
         _syscalls.seccomp(1, 0, program)
-        begin(plan(), [])
+        begin(plan())
 
     with pytest.raises(NativeError, match="container's seccomp profile"):
         in_child(prepare, lambda: None)
@@ -528,7 +528,7 @@ def test_an_unprivileged_user_may() -> None:
         os.setgid(65534)
         os.setuid(65534)
         _syscalls.prctl(4, 1)  # PR_SET_DUMPABLE, as after an exec
-        begin(plan(), [])
+        begin(plan())
 
     def work() -> tuple[bool, str]:
         return opens_marked(), Path("/proc/self/status").read_text()

@@ -43,7 +43,7 @@ class Run:
     """The options of 'smcsock run', and ``pid``, the process of the program.
 
     ``spool`` is the name of the Spool, None for no report; ``report_to`` a file for the
-    report, "" for standard error.
+    report, "" for standard error. With ``native`` it is for smcsock._native to write it.
     """
 
     pid: int
@@ -56,6 +56,7 @@ class Run:
     json: bool = False
     sndbuf: int | None = None
     rcvbuf: int | None = None
+    native: bool = False
 
     def put(self, environment: dict[str, str], hook: str) -> None:
         """Tells the Python processes with this environment; ``hook`` is _site."""
@@ -174,7 +175,8 @@ class _Reporter:
             counts = self._report.connections()
             if pid == self._run.pid and self._is_main:
                 self._spool.put(counts, is_open=False)
-                publish(self._run, self._spool)
+                if not self._run.native:
+                    publish(self._run, self._spool)
             elif counts:
                 is_kept = self._spool.put(counts, is_open=False)
                 if not is_kept or self._spool.is_published or not _is_alive(self._run.pid):
@@ -202,12 +204,12 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def publish(run: Run, spool: Spool) -> None:
-    """Writes the report of all processes of a run."""
+def publish(run: Run, spool: Spool, unseen: int = 0) -> None:
+    """Writes the report of all processes of a run; ``unseen`` sockets are known to be missing."""
     spool.set_published()
     total: Counter[Outcome] = Counter()
     processes = set()
-    missing: Counter[str] = Counter()
+    missing: Counter[str] = Counter({"unseen": unseen} if unseen else {})
     for entry in spool.entries():
         if entry.is_open and entry.pid != run.pid:
             if _is_alive(entry.pid):
@@ -220,6 +222,7 @@ def publish(run: Run, spool: Spool) -> None:
 
 
 _MISSING = {
+    "unseen": "of sockets that were closed before the kernel was asked: 'run --exact' asks in time",
     "running": "of processes that run on, and report when they end",
     "killed": "of processes that were killed, or went on as another program: what they did last "
     "may be missing",

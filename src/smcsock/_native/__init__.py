@@ -16,7 +16,7 @@ from ._architectures import BY_MACHINE
 from ._kind import TCP_SOCKETS, Kind, kind_here
 from ._launch import NativeError, begin
 from ._obstacles import gains_privileges, is_already_there, may_look_into_processes
-from ._plan import Plan, Publish
+from ._plan import Ledger, Plan
 
 if TYPE_CHECKING:
     from .._dropin._selection import Selection
@@ -30,17 +30,16 @@ class Options:
 
     ``only`` are the addresses whose connections and servers may be SMC, None for all;
     ``sndbuf`` and ``rcvbuf`` bytes for each socket's buffers, 0 for what the kernel gives.
-    ``publish`` gets the counts of connections when the process ends that becomes the program;
-    ``kept`` are the descriptors that it needs then. With ``is_exact`` it is asked about each
-    connection before it is closed. ``kind`` is for tests: None is what the kernel has.
+    ``ledger`` gets the counts of connections, and is published when the process ends that becomes
+    the program; with ``is_exact`` the kernel is asked before any of them is closed. ``kind`` is
+    for tests: None is what the kernel has.
     """
 
     only: "Selection | None" = None
     sndbuf: int = 0
     rcvbuf: int = 0
-    publish: Publish | None = None
+    ledger: Ledger | None = None
     is_exact: bool = False
-    kept: tuple[int, ...] = ()
     kind: Kind | None = None
 
 
@@ -52,7 +51,7 @@ def launch(command: list[str], environment: dict[str, str], options: Options) ->
     """
     path = command[0]
     if not is_already_there():
-        begin(_plan(path, options), list(options.kept))
+        begin(_plan(path, options))
     os.execve(path, command, environment)
 
 
@@ -81,6 +80,6 @@ def _plan(path: str, options: Options) -> Plan:
         only=options.only,
         sndbuf=options.sndbuf,
         rcvbuf=options.rcvbuf,
-        publish=options.publish,
+        ledger=options.ledger,
         is_exact=options.is_exact,
     )

@@ -15,7 +15,7 @@ from collections import Counter
 from .._dropin._report import NOT_SELECTED, Outcome
 from .._info import Address, Mode, SmcInfo, State, decode
 from .._sock_diag import records
-from ._plan import Publish
+from ._plan import Ledger
 
 __all__ = ["Census"]
 
@@ -31,8 +31,8 @@ _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
 class Census:
     """Counts what became of the sockets that it is given, and of what they accept."""
 
-    def __init__(self, publish: Publish, program: int) -> None:
-        self._publish: Publish | None = publish
+    def __init__(self, ledger: Ledger, program: int) -> None:
+        self._ledger: Ledger | None = ledger
         self._program = program
         self._counts: Counter[Outcome] = Counter()
         self._missed = 0
@@ -51,6 +51,11 @@ class Census:
         return self._events.fileno()
 
     @property
+    def is_closed(self) -> bool:
+        """Whether the report is written, and there is nothing more to do."""
+        return self._ledger is None
+
+    @property
     def timeout(self) -> int:
         """Milliseconds until look() is to be called without that; -1 for never."""
         if not self._is_due:
@@ -59,8 +64,6 @@ class Census:
 
     def add(self, sock: socket.socket) -> None:
         """Looks after a socket that the program is going to get."""
-        if self._publish is None:
-            return
         if len(self._sets) >= self._tidy_at:
             self._tidy()
         events = select.epoll(1)
@@ -85,7 +88,7 @@ class Census:
 
     def ask(self) -> None:
         """Counts the connections that are new since the last time."""
-        if self._publish is None:
+        if self._ledger is None:
             return
         self._is_due = False
         begin = time.monotonic()
@@ -93,6 +96,7 @@ class Census:
         with contextlib.suppress(OSError):
             infos = [decode(record, socket.AF_INET) for record in records()]
             self._count(infos)
+            self._ledger.keep(dict(self._counts))
         end = time.monotonic()
         self._not_before = end + _SHARE * (end - begin)
 
@@ -104,16 +108,13 @@ class Census:
 
     def close(self) -> None:
         """Publishes the counts, once."""
-        if self._publish is None:
+        if self._ledger is None:
             return
         self.ask()
         self._tidy()
-        publish, self._publish = self._publish, None
-        publish(dict(self._counts), self._missed)
-        for events in self._sets.values():
-            events.close()
-        self._sets.clear()
-        self._events.unregister(self._end)
+        ledger, self._ledger = self._ledger, None
+        ledger.keep(dict(self._counts))
+        ledger.publish(self._missed)
 
     def _count(self, infos: list[SmcInfo]) -> None:
         for info in infos:

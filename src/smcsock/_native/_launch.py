@@ -31,18 +31,17 @@ class NativeError(OSError):
     """Why the program's sockets cannot be SMC sockets; the text says what to do."""
 
 
-def begin(plan: Plan, kept: list[int]) -> None:
+def begin(plan: Plan) -> None:
     """From here on TCP sockets of this process and its children are those of the plan.
 
-    For a process of one thread that is about to execute the program. ``kept`` are the
-    descriptors that the side process needs for ``plan.publish``. Raises NativeError.
+    For a process of one thread that is about to execute the program. Raises NativeError.
     """
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with here:
         with there:
             program = os.getpid()
             if _syscalls.clone() == 0:
-                _be_side_process(plan, there, program, kept)
+                _be_side_process(plan, there, program)
         listener = _filter(assemble(plan.architectures, plan.watch))
         try:
             control = socket.SOL_SOCKET, socket.SCM_RIGHTS, FD.pack(listener)
@@ -58,10 +57,10 @@ def begin(plan: Plan, kept: list[int]) -> None:
             raise NativeError(errno.ENOSYS, f"the process that opens SMC sockets: {why}")
 
 
-def _be_side_process(plan: Plan, channel: socket.socket, program: int, kept: list[int]) -> NoReturn:
+def _be_side_process(plan: Plan, channel: socket.socket, program: int) -> NoReturn:
     status = 1
     try:
-        side_process(plan, channel, program, kept)
+        side_process(plan, channel, program)
         status = 0
     finally:
         os._exit(status)

@@ -2,9 +2,8 @@
 
 import socket
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from ._architectures import Architecture
 from ._filter import Watch
@@ -14,10 +13,21 @@ if TYPE_CHECKING:
     from .._dropin._report import Outcome
     from .._dropin._selection import Selection
 
-__all__ = ["Plan", "Publish"]
+__all__ = ["Ledger", "Plan"]
 
-Publish: TypeAlias = Callable[[dict["Outcome", int], int], None]
-"""Takes the counts of connections, and how many sockets are missing in them."""
+
+class Ledger(Protocol):
+    """Where the counts of connections go. It may need standard error, until publish()."""
+
+    def fileno(self) -> int:
+        """The descriptor that it needs besides."""
+
+    def keep(self, counts: dict["Outcome", int]) -> None:
+        """Puts down what there was so far."""
+
+    def publish(self, missed: int) -> None:
+        """Writes the report, in which so many sockets are missing."""
+
 
 _PAIR = struct.Struct("=II")
 
@@ -26,8 +36,8 @@ _PAIR = struct.Struct("=II")
 class Plan:
     """``sndbuf`` and ``rcvbuf`` are in bytes, 0 for what the kernel gives.
 
-    ``publish`` is called once, in the side process, when the program's first process ends;
-    ``is_exact`` to look at connections before they are closed, whatever that costs.
+    ``ledger`` is used in the side process, and published when the program's first process
+    ends; ``is_exact`` to look at connections before they are closed, whatever that costs.
     """
 
     kind: Kind
@@ -35,7 +45,7 @@ class Plan:
     only: "Selection | None" = None
     sndbuf: int = 0
     rcvbuf: int = 0
-    publish: Publish | None = None
+    ledger: Ledger | None = None
     is_exact: bool = False
 
     @property
@@ -46,7 +56,7 @@ class Plan:
             watch |= Watch.SHARED_PORTS
         if self.only:
             watch |= Watch.ADDRESSES
-        if self.publish:
+        if self.ledger:
             watch |= Watch.ENDS
             if self.is_exact:
                 watch |= Watch.CLOSES

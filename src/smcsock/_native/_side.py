@@ -11,11 +11,12 @@ import signal
 import socket
 import struct
 import time
+from dataclasses import replace
 from mmap import PAGESIZE, mmap
 
 from ._notification import Notification, can_give
-from ._plan import Plan
-from ._worker import Worker
+from ._plan import Ledger, Plan
+from ._worker import End, Worker
 
 __all__ = ["FD", "NOT_SUPPORTED", "READY", "side_process"]
 
@@ -29,12 +30,9 @@ _AGAIN = 0.1
 """Seconds until another attempt when there is no process to be had."""
 
 
-def side_process(plan: Plan, channel: socket.socket, program: int, kept: list[int]) -> None:
-    """What the side process does until the end: waits for the listener, then serves it.
-
-    ``kept`` are the descriptors that it goes on to need, besides the channel.
-    """
-    _withdraw(channel, kept)
+def side_process(plan: Plan, channel: socket.socket, program: int) -> None:
+    """What the side process does until the end: waits for the listener, then serves it."""
+    _withdraw(channel, plan.ledger)
     _, control, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(FD.size))
     if not control:
         return  # the program could not have a filter
@@ -45,21 +43,28 @@ def side_process(plan: Plan, channel: socket.socket, program: int, kept: list[in
     request = mmap(-1, PAGESIZE)  # shared with the workers
     channel.send(READY)
     channel.close()
-    while not _worker_ends(plan, listener, request, program):
+    while (outcome := _run_worker(plan, listener, request, program)) is not End.DONE:
         _release(listener, request)
+        if outcome is End.REPORTED:
+            # Nobody waits any more for standard error to end but who reads it.
+            plan = replace(plan, ledger=None)
+            os.dup2(0, 2)
 
 
-def _withdraw(channel: socket.socket, kept: list[int]) -> None:
+def _withdraw(channel: socket.socket, ledger: Ledger | None) -> None:
     """Leaves the program alone: its signals, session, directory and files."""
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     os.setsid()
     os.chdir("/")
     name("smcsock")
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in range(3):
+    kept = {channel.fileno()}
+    if ledger is not None:
+        kept |= {2, ledger.fileno()}
+    for fd in {0, 1, 2} - kept:
         os.dup2(null, fd)
     last = 2
-    for fd in sorted({*kept, channel.fileno()}):
+    for fd in sorted(kept - {2}):
         os.closerange(last + 1, fd)
         last = fd
     os.closerange(last + 1, 2**31 - 1)
@@ -69,23 +74,22 @@ def _withdraw(channel: socket.socket, kept: list[int]) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _worker_ends(plan: Plan, listener: int, request: mmap, program: int) -> bool:
-    """Runs a worker; whether it came to its end, instead of dying."""
+def _run_worker(plan: Plan, listener: int, request: mmap, program: int) -> End:
     try:
         pid = os.fork()
     except OSError:
         time.sleep(_AGAIN)
-        return False
+        return End.DIED
     if pid == 0:
-        status = 1
+        outcome = End.DIED
         try:
             name("smcsock-worker")
-            Worker(plan, listener, request, program).run()
-            status = 0
+            outcome = Worker(plan, listener, request, program).run()
         finally:
-            os._exit(status)
+            os._exit(outcome.value)
     _, status = os.waitpid(pid, 0)
-    return status == 0
+    code = os.waitstatus_to_exitcode(status)
+    return End(code) if code in (End.DONE.value, End.REPORTED.value) else End.DIED
 
 
 def _release(listener: int, request: mmap) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+from enum import Enum
 from mmap import mmap
 
 from . import _syscalls
@@ -15,10 +16,20 @@ from ._plan import Plan
 from ._process import Process, network_namespace
 from ._tcp import become_tcp, replace_by_tcp
 
-__all__ = ["Worker"]
+__all__ = ["End", "Worker"]
 
 _NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _TYPE_MASK = 0xF
+
+
+class End(Enum):
+    """How a worker came to its end; the values are exit statuses."""
+
+    DONE = 0
+    """No process is under the filter any more."""
+    DIED = 1
+    REPORTED = 2
+    """The report is written; another worker, which counts no more, is to go on."""
 
 
 class Worker:
@@ -33,10 +44,10 @@ class Worker:
         self._request = request
         self._netns = network_namespace()
         self._calls = Calls(plan.architectures)
-        self._census = Census(plan.publish, program) if plan.publish else None
+        self._census = Census(plan.ledger, program) if plan.ledger else None
 
-    def run(self) -> None:
-        """Returns when the last process under the filter has ended."""
+    def run(self) -> End:
+        """Serves until that is over."""
         plan = self._plan
         # Whoever counts has to see each socket.
         census = self._census
@@ -59,7 +70,9 @@ class Worker:
             elif census:
                 census.look()
             if event == _syscalls.END:
-                return
+                return End.DONE
+            if census and census.is_closed:
+                return End.REPORTED
 
     def _answer(self) -> None:
         asked = Notification.unpack(self._listener, self._request[: Notification.SIZE])
