@@ -27,7 +27,7 @@ from ._info import (
 )
 from ._reasons import Reason
 from ._smcsock import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SMCPROTO_SMC, SMCPROTO_SMC6, SOL_SMC
-from ._socket import fromfd, has_smc, socket
+from ._socket import fromfd, has_smc, smc_info, socket
 
 __all__ = [
     "AF_SMC",
@@ -59,6 +59,7 @@ __all__ = [
     "has_smc",
     "install",
     "installed",
+    "smc_info",
     "socket",
     "uninstall",
 ]
@@ -70,17 +71,17 @@ if TYPE_CHECKING:
     from . import aio as aio
     from . import diag as diag
     from . import doctor as doctor
-    from ._install import install, installed, uninstall
+    from ._dropin import install, installed, uninstall
+    from ._dropin._report import Outcome, Report
     from ._ssl import SSLSocket
-    from ._tally import Outcome, Report
 else:
     _LATER = {
-        "Outcome": "_tally",
-        "Report": "_tally",
+        "Outcome": "_dropin._report",
+        "Report": "_dropin._report",
         "SSLSocket": "_ssl",
-        "install": "_install",
-        "installed": "_install",
-        "uninstall": "_install",
+        "install": "_dropin",
+        "installed": "_dropin",
+        "uninstall": "_dropin",
     }
 
     def __getattr__(name: str) -> Any:
