@@ -274,7 +274,7 @@ def test_a_child_that_is_terminated_has_counted(tmp_path: Path) -> None:
     ("name", "content"),
     [
         ("smcsock.py", "raise ImportError('none here')"),
-        ("smcsock/_dropin/_session.py", "def begin(hook): raise TypeError('none here')"),
+        ("smcsock/_dropin/_session.py", "def begin(*_): raise TypeError('none here')"),
     ],
 )
 def test_a_python_without_smcsock_says_so(
