@@ -107,7 +107,7 @@ def _run(options: argparse.Namespace) -> NoReturn:
     command = _command(options)
     _check_kernel(options)
     report_to = _open_report(options.report_to)
-    spool = Spool.create() if wants_report else None
+    spool = _create_spool() if wants_report else None
     run = Run(
         pid=os.getpid(),
         require_smc=options.require_smc,
@@ -122,6 +122,8 @@ def _run(options: argparse.Namespace) -> NoReturn:
     )
     environment = dict(os.environ)
     run.put(environment, _HOOK)
+    if options.require_smc and options.children and only is None:
+        _forbid_tcp()
     try:
         os.execvpe(command[0], command, environment)
     except OSError as error:
@@ -139,6 +141,27 @@ def _check_kernel(options: argparse.Namespace) -> None:
         return
     hint = "" if options.require_smc else "; to run over plain TCP instead, give --fallback tcp"
     raise CommandError(f"{NO_SMC}{hint}", ExitCode.NO_SMC)
+
+
+def _forbid_tcp() -> None:
+    """For children that do not follow: started with -I, older than smcsock can do, in C."""
+    from .._native import NativeError
+    from .._native._refusal import forbid_tcp
+
+    try:
+        forbid_tcp()
+    except NativeError as error:
+        raise CommandError(
+            f"--children with --require-smc: TCP cannot be forbidden to them: {error.strerror}",
+            ExitCode.NO_SMC,
+        ) from None
+
+
+def _create_spool() -> Spool:
+    try:
+        return Spool.create()
+    except OSError as error:
+        raise CommandError(f"there can be no report: {explain(error)}") from None
 
 
 def _selection(options: argparse.Namespace) -> list[str] | None:

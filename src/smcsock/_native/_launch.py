@@ -10,10 +10,11 @@ from ._filter import assemble
 from ._plan import Plan
 from ._side import FD, READY, side_process
 
-__all__ = ["NativeError", "begin"]
+__all__ = ["NativeError", "begin", "set_filter"]
 
 _SECCOMP_SET_MODE_FILTER = 1
 _SPEC_ALLOW, _NEW_LISTENER, _WAIT_KILLABLE_RECV = 1 << 2, 1 << 3, 1 << 5
+_TOLD = _NEW_LISTENER | _WAIT_KILLABLE_RECV
 _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 38, 39
 
 _CANNOT = {
@@ -42,7 +43,7 @@ def begin(plan: Plan) -> None:
             program = os.getpid()
             if _syscalls.clone() == 0:
                 _be_side_process(plan, there, program)
-        listener = _filter(assemble(plan.architectures, plan.watch))
+        listener = set_filter(assemble(plan.architectures, plan.watch), _TOLD)
         try:
             control = socket.SOL_SOCKET, socket.SCM_RIGHTS, FD.pack(listener)
             here.sendmsg([b"x"], [control])
@@ -66,9 +67,12 @@ def _be_side_process(plan: Plan, channel: socket.socket, program: int) -> NoRetu
         os._exit(status)
 
 
-def _filter(program: bytes) -> int:
-    """Installs a filter; its listener."""
-    flags = _SPEC_ALLOW | _NEW_LISTENER | _WAIT_KILLABLE_RECV
+def set_filter(program: bytes, flags: int = 0) -> int:
+    """Puts this process and its children under a filter; what seccomp(2) returns.
+
+    Raises NativeError.
+    """
+    flags |= _SPEC_ALLOW
     while True:
         try:
             return _syscalls.seccomp(_SECCOMP_SET_MODE_FILTER, flags, program)
