@@ -221,7 +221,7 @@ def test_names_imported_before_follow() -> None:
     with smcsock.installed(), early_socket() as sock, tcp_listener() as listener:
         assert follows(sock)
         with early_create_connection(listener.getsockname()) as client:
-            assert _files.of(client)
+            assert smcsock.smc_info(client).mode is Mode.TCP
 
 
 def test_derived_classes_follow() -> None:
