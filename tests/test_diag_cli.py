@@ -18,6 +18,7 @@ import pytest
 from conftest import SMC, SMC6, on_host
 from test_diag import (
     EID,
+    IS_IBM_Z,
     changing,
     only_in,
     own_pnet_table,
@@ -368,12 +369,24 @@ def test_ueids(shell: Shell, own_ueids: list[str]) -> None:
     assert shell.lines("ueid") == ["UEID"]
 
 
-def test_system_eid(shell: Shell, changing: None) -> None:
+@pytest.mark.skipif(IS_IBM_Z, reason="is IBM Z")
+def test_there_is_no_system_eid_off_ibm_z(shell: Shell, changing: None) -> None:
     assert shell.lines("seid") == ["SEID  State", "n/a   n/a"]
     assert shell.json("seid") == {"name": None, "enabled": False}
     for action in ("enable", "disable"):
         status, _, err = shell.run(f"seid {action}")
         assert (status, err) == (FAILED, "smcsock: only IBM Z has a system EID\n")
+
+
+@pytest.mark.skipif(not IS_IBM_Z, reason="needs IBM Z")
+def test_system_eid(shell: Shell, own_ueids: list[str], smc_mode: Mode) -> None:
+    if smc_mode is not Mode.SMCD:
+        pytest.skip("needs SMC-D: the kernel shows no system EID without it")
+    name = diag.seid().name
+    for action in ("disable", "enable"):
+        assert shell.run(f"seid {action}") == (OK, "", "")
+        assert shell.lines("seid")[1].split() == [name, f"{action}d"]
+        assert shell.json("seid") == {"name": name, "enabled": action == "enable"}
 
 
 def test_pnet_table(shell: Shell, own_pnet_table: None) -> None:

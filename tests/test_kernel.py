@@ -57,6 +57,9 @@ IN, PRI, OUT = select.EPOLLIN, select.EPOLLPRI, select.EPOLLOUT
 ERR, HUP, RDHUP = select.EPOLLERR, select.EPOLLHUP, select.EPOLLRDHUP
 EVENT_NAMES = {IN: "IN", PRI: "PRI", OUT: "OUT", ERR: "ERR", HUP: "HUP", RDHUP: "RDHUP"}
 
+# The C library of s390x calls connect(), accept(), recv() ... by it: their arguments are in memory.
+SOCKETCALL = 102 if platform.machine() == "s390x" else None
+
 ESTABLISHED, SYN_SENT = "01", "02"  # of /proc/net/tcp
 
 Pair = tuple[socket.socket, socket.socket]
@@ -214,16 +217,29 @@ def queued(sock: socket.socket, request: int = termios.FIONREAD) -> int:
 
 def await_blocked(sock: socket.socket) -> None:
     """Until a thread other than this one sleeps in a system call on the socket."""
-    own, argument = threading.get_native_id(), f" {sock.fileno():#x} "
+    own = threading.get_native_id()
 
     def is_blocked() -> bool:
         for task in Path("/proc/self/task").iterdir():
             with contextlib.suppress(OSError):
-                if int(task.name) != own and argument in (task / "syscall").read_text():
+                if int(task.name) != own and sock.fileno() in call_arguments(task):
                     return True
         return False
 
     await_true(is_blocked)
+
+
+def call_arguments(task: Path) -> list[int]:
+    """The arguments of the system call that a thread of this process sleeps in, if it does."""
+    number, *arguments = (task / "syscall").read_text().split()
+    if number in ("running", "-1"):
+        return []
+    values = [int(argument, 16) for argument in arguments[:6]]
+    if int(number) != SOCKETCALL:
+        return values
+    with Path("/proc/self/mem").open("rb", buffering=0) as memory:
+        memory.seek(values[1])
+        return list(struct.unpack("@l", memory.read(struct.calcsize("@l"))))
 
 
 @contextlib.contextmanager
