@@ -18,6 +18,7 @@ import cache
 import foreign
 import guest
 import kernels
+import newest
 import tools
 from architectures import ARCHITECTURES, FOREIGN, Architecture
 from cache import Entry
@@ -25,6 +26,7 @@ from errors import HarnessError
 from foreign import Foreign
 
 EXIT_HARNESS = 125
+KERNELS = (*kernels.RELEASES, newest.SERIES)
 
 
 def main() -> int:
@@ -76,7 +78,8 @@ def _fetch(options: argparse.Namespace) -> int:
     architecture = ARCHITECTURES[options.arch]
     entries = {
         entry.name: (entry, programs)
-        for version in options.kernel or kernels.versions(architecture)
+        for version in options.kernel
+        or sorted({*kernels.RELEASES} & {*kernels.versions(architecture)})
         for entry, programs in _entries(version, architecture)
     }
     # All that is missing at once, not kernel by kernel.
@@ -115,7 +118,7 @@ def _parse() -> argparse.Namespace:
         help="boot a guest and run a command in it",
     )
     run.set_defaults(run=_run)
-    run.add_argument("--kernel", choices=kernels.RELEASES, default="6.12")
+    run.add_argument("--kernel", choices=KERNELS, default="6.12")
     run.add_argument(
         "--mode",
         choices=guest.MODES,
@@ -145,7 +148,9 @@ def _parse() -> argparse.Namespace:
 
     fetch = commands.add_parser("fetch", help="fill the cache, and nothing else")
     fetch.set_defaults(run=_fetch)
-    fetch.add_argument("--kernel", choices=kernels.RELEASES, action="append")
+    fetch.add_argument(
+        "--kernel", choices=KERNELS, action="append", help=f"(all but {newest.SERIES})"
+    )
     _add_arch(fetch)
     fetch.add_argument("--refresh", action="store_true", help="look for a newer kernel")
 
@@ -160,10 +165,13 @@ def _parse() -> argparse.Namespace:
     if options.run is _run:
         if not options.command:
             run.error("no command: it comes after --")
-        if options.kernel not in kernels.versions(ARCHITECTURES[options.arch]):
-            run.error(f"there is no --kernel {options.kernel} for --arch {options.arch}")
-        if reason := kernels.RELEASES[options.kernel].impossible.get(options.mode):
+        if reason := kernels.why_impossible(options.kernel, options.mode):
             run.error(f"no --mode {options.mode} with --kernel {options.kernel}: {reason}")
+    if options.run in (_run, _fetch):
+        possible = kernels.versions(ARCHITECTURES[options.arch])
+        for version in [options.kernel] if options.run is _run else options.kernel or []:
+            if version not in possible:
+                parser.error(f"no --kernel {version} with --arch {options.arch}")
     return options
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import apt
 import foreign
+import newest
 import tools
 from apt import Apt
 from architectures import Architecture, native
@@ -107,17 +108,28 @@ class Kernel:
 
 def entry(version: str, architecture: Architecture) -> Entry:
     """The newest kernel of a series. For a foreign architecture foreign.entry() comes first."""
+    if version == newest.SERIES:
+        return newest.entry()
     name = f"{architecture.name}-{version}" if architecture.is_foreign else version
     return Entry(name, RECIPE, functools.partial(_find, version, architecture))
 
 
 def versions(architecture: Architecture) -> list[str]:
     """The series that there is a kernel of for this architecture."""
-    return ["6.12"] if architecture.is_foreign else list(RELEASES)
+    if architecture.is_foreign:
+        return ["6.12"]
+    return [*RELEASES, *([newest.SERIES] if architecture.name == "x86_64" else [])]
+
+
+def why_impossible(version: str, mode: str) -> str | None:
+    """The reason why a kernel cannot have a mode, if it cannot."""
+    return RELEASES[version].impossible.get(mode) if version in RELEASES else None
 
 
 def programs(version: str, architecture: Architecture) -> list[str]:
     """The programs (and keys) that it takes to fetch this kernel."""
+    if version == newest.SERIES:
+        return list(newest.PROGRAMS)
     needed = [*apt.PROGRAMS, "depmod"]
     if RELEASES[version].has_loopback:
         needed += ["make"] if architecture.is_foreign else ["gcc", "ld", "make"]
