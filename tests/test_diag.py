@@ -15,7 +15,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from conftest import INET, INET6, SMC, VM_KERNEL, VM_MODE, Presentation, on_host
@@ -97,6 +99,7 @@ CHANGERS: dict[str, Callable[[], None]] = {
     "clear_pnetids": clear_pnetids,
     "limit_handshakes": lambda: limit_handshakes(True),
 }
+DIBS = Path("/sys/class/dibs")
 IS_IBM_Z = platform.machine() == "s390x"
 without_smc = pytest.mark.skipif(smcsock.has_smc(), reason="this kernel has SMC")
 
@@ -385,6 +388,8 @@ def test_link_group_of_an_smcd_connection(pair_ipv4: Pair) -> None:
         group = groups[dmb.link_id]
         assert isinstance(group, SmcdLinkGroup)
         assert group.is_loopback
+        if DIBS.exists():
+            assert str(UUID(int=group.gid)) == (DIBS / "lo/gid").read_text().strip()
         assert (group.gid, group.peer_gid) == (dmb.gid, dmb.peer_gid)
         assert group.connections > 0
         assert group.dmb_size
@@ -659,8 +664,9 @@ def test_pnetid_of_an_rdma_device(own_pnet_table: None) -> None:
 
 def test_pnetid_of_an_smcd_device(own_pnet_table: None, pair_ipv4: Pair) -> None:
     only_in("smcd")
-    add_pnetid("ISM", smcd_device="loopback-ism")
-    assert pnetids() == [PnetId("ISM", device="loopback-ism", port=1)]
+    name = "lo" if DIBS.exists() else "loopback-ism"
+    add_pnetid("ISM", smcd_device=name)
+    assert pnetids() == [PnetId("ISM", device=name, port=1)]
     assert {group.pnetid for group in link_groups()} == {"ISM"}
 
 
