@@ -6,15 +6,14 @@ byte order of the host but for the ports and IP addresses.
 """
 
 import errno
-import socket
 import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
-from typing import Any, TypeAlias
+from socket import AF_INET, AF_INET6, AddressFamily, inet_ntop
+from typing import Any, Protocol, TypeAlias
 
-from . import _smcsock
 from ._errors import DiagUnavailableError
 from ._reasons import Reason, reason
 
@@ -239,9 +238,9 @@ def _attributes(record: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _address(family: int, host: bytes, port: bytes) -> Address:
     number = int.from_bytes(port, "big")
-    if family == socket.AF_INET6:
-        return socket.inet_ntop(socket.AF_INET6, host), number, 0, 0
-    return socket.inet_ntop(socket.AF_INET, host[:4]), number
+    if family == AF_INET6:
+        return inet_ntop(AF_INET6, host), number, 0, 0
+    return inet_ntop(AF_INET, host[:4]), number
 
 
 def _connection(payload: bytes) -> Connection:
@@ -350,7 +349,15 @@ def decode(record: bytes, family: int) -> SmcInfo:
     )
 
 
-def query(sock: _smcsock.SocketMethods) -> SmcInfo | None:
+class _InetSocket(Protocol):
+    """A smcsock.socket, as far as this module needs it."""
+
+    _inet: AddressFamily
+
+    def _diag(self) -> bytes | None: ...
+
+
+def query(sock: _InetSocket) -> SmcInfo | None:
     """Asks the kernel for the record of an SMC socket; None if it lists none.
 
     Raises DiagUnavailableError where smc_diag is missing, else OSError.

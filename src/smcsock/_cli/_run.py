@@ -6,15 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from .. import has_smc
+from .._dropin._selection import Selection
+from .._dropin._session import Run
+from .._dropin._spool import Spool
 from .._errors import NO_SMC
-from .._only import Selection
-from .._session import Run
 from ._common import CommandError, ExitCode, explain
 
 __all__ = ["add"]
@@ -44,7 +44,7 @@ Not followed: sockets that C libraries open (libpq, gRPC, libcurl, uvloop), and
 classes derived from socket.socket. See docs/drop-in.md.
 """
 
-_HOOK = str(Path(__file__).resolve().parent.parent / "_site")
+_HOOK = str(Path(__file__).resolve().parent.parent / "_dropin/_site")
 _NEEDS_ENVIRONMENT = "'run' works through PYTHONPATH and site: not with -I, -E or -S"
 _PYTHON = re.compile(r"python(\d+(\.\d+)?t?)?")
 
@@ -84,6 +84,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--report-to", type=Path, metavar="FILE", help="the same, into a file")
     parser.add_argument("--json", action="store_true", help="the report for programs")
+    for name, what in (("--sndbuf", "send"), ("--rcvbuf", "receive")):
+        parser.add_argument(
+            name,
+            type=_size,
+            metavar="SIZE",
+            help=f"size of the {what} buffers of SMC connections in bytes, or with k or M",
+        )
     program = parser.add_mutually_exclusive_group()
     program.add_argument(
         "-m", dest="module", nargs=argparse.REMAINDER, metavar="...", help="run a module"
@@ -104,23 +111,26 @@ def _run(options: argparse.Namespace) -> NoReturn:
     command = _command(options)
     _check_kernel(options)
     report_to = _open_report(options.report_to)
+    spool = Spool.create() if wants_report else None
     run = Run(
         pid=os.getpid(),
         require_smc=options.require_smc,
         fallback=options.fallback,
         only=only,
         children=options.children,
-        spool=_open_spool() if wants_report else "",
+        spool=spool.name if spool else None,
         report_to=report_to,
         json=options.json,
+        sndbuf=options.sndbuf,
+        rcvbuf=options.rcvbuf,
     )
     environment = dict(os.environ)
     run.put(environment, _HOOK)
     try:
         os.execvpe(command[0], command, environment)
     except OSError as error:
-        if run.spool:
-            os.unlink(run.spool)
+        if spool:
+            spool.close()
         status = ExitCode.NOT_FOUND if isinstance(error, FileNotFoundError) else ExitCode.CANNOT_RUN
         raise CommandError(f"cannot run {command[0]}: {explain(error)}", status) from None
 
@@ -159,10 +169,15 @@ def _open_report(path: Path | None) -> str:
     return os.path.abspath(path)  # links stay: /dev/stderr, /dev/fd/63 lead to no other path
 
 
-def _open_spool() -> str:
-    fd, path = tempfile.mkstemp(prefix="smcsock-run-")
-    os.close(fd)
-    return path
+def _size(text: str) -> int:
+    """A number of bytes, with k or M for KiB or MiB."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in ("k", "K", "m", "M") else (text, "")
+    if not number.isascii() or not number.isdigit():
+        raise argparse.ArgumentTypeError(f"not a number of bytes: {text!r} (k and M may follow)")
+    size = int(number) << {"": 0, "k": 10, "m": 20}[unit.lower()]
+    if not 0 < size < 2**31:
+        raise argparse.ArgumentTypeError(f"not between 1 byte and 2 GiB: {text!r}")
+    return size
 
 
 # ---- What to run
