@@ -9,9 +9,10 @@ from .. import has_smc
 from .._dropin._selection import Selection
 from .._dropin._session import Run
 from .._dropin._spool import Spool
+from .._dropin._system import started
 from .._errors import NO_SMC
 from ._common import CommandError, ExitCode, explain
-from ._program import Kind, find_program, this_python
+from ._program import Kind, Program, find_program, this_python
 
 __all__ = ["add"]
 
@@ -104,12 +105,14 @@ def _run(options: argparse.Namespace) -> NoReturn:
     if options.json and not wants_report:
         options.fail("--json is for --report and --report-to")
     only = _selection(options)
-    command = _command(options)
+    program = _program(options)
+    command = program.command
     _check_kernel(options)
     report_to = _open_report(options.report_to)
     spool = _create_spool() if wants_report else None
     run = Run(
-        pid=os.getpid(),
+        pid=0 if program.kind is Kind.LAUNCHER else os.getpid(),
+        start=started(os.getpid()) or 0,
         require_smc=options.require_smc,
         fallback=options.fallback,
         only=only,
@@ -202,8 +205,8 @@ def _size(text: str) -> int:
 # ---- What to run
 
 
-def _command(options: argparse.Namespace) -> list[str]:
-    """The command line of the Python that runs the program."""
+def _program(options: argparse.Namespace) -> Program:
+    """What to run; CommandError if it is no Python program."""
     for option in ("module", "code"):
         given = getattr(options, option)
         if given is not None:
@@ -211,7 +214,7 @@ def _command(options: argparse.Namespace) -> list[str]:
             arguments = [*given, *options.program]
             if not arguments:
                 options.fail(f"argument -{option[0]}: expected a {option}")
-            return [*this_python(), f"-{option[0]}", *arguments]
+            return Program(Kind.PYTHON, [*this_python(), f"-{option[0]}", *arguments])
     words = options.program[1:] if options.program[:1] == ["--"] else options.program
     if not words:
         options.fail("nothing to run: give a PROGRAM, -m MODULE or -c CODE")
@@ -222,4 +225,4 @@ def _command(options: argparse.Namespace) -> list[str]:
     if not program.is_python:
         text = f"{words[0]} is {program.what}, not a Python program: for those, smc-tools has "
         raise CommandError(f"{text}smc_run, which preloads a library", ExitCode.CANNOT_RUN)
-    return program.command
+    return program

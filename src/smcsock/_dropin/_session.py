@@ -16,7 +16,7 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
@@ -26,7 +26,7 @@ from ._install import install
 from ._methods import unfollowed
 from ._report import Outcome, Report, lines, with_modes
 from ._spool import Spool, Stage, as_json
-from ._system import is_alive, system
+from ._system import is_alive, started, system
 
 __all__ = ["Run", "begin", "publish"]
 
@@ -44,11 +44,14 @@ _PATIENCE = 1.0
 class Run:
     """The options of 'smcsock run', and ``pid``, the process of the program.
 
+    ``pid`` is 0 if something starts the program that is no Python: the first one to begin
+    is the program. ``start`` is when it was started, for the system.
     ``spool`` is the name of the Spool, None for no report; ``report_to`` a file for the
     report, "" for standard error. With ``native`` it is for smcsock._native to write it.
     """
 
     pid: int
+    start: int = 0
     require_smc: bool = False
     fallback: Fallback | None = None
     only: list[str] | None = None
@@ -70,6 +73,9 @@ class Run:
 def begin(hook: str, options: str) -> None:
     """Installs smcsock as the options say; called before the program starts."""
     run = Run(**json.loads(options))
+    if run.pid == 0:
+        run = replace(run, pid=system.getpid(), start=started(system.getpid()) or 0)
+        os.environ[_VARIABLE] = json.dumps(asdict(run))
     interpreter = _interpreter()
     if not run.children and not interpreter:
         _forget(hook)
@@ -295,7 +301,7 @@ class _Reporter:
             _write(self._run, with_modes(counts), 1, {})
             return
         if spool.stage is Stage.COUNTING:
-            if self._run.native or is_alive(*spool.name[3:]):
+            if self._run.native or is_alive(self._run.pid, self._run.start):
                 return
             if publish(self._run, spool):  # the first was killed: the sum is for who is left
                 return

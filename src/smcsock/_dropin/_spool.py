@@ -109,13 +109,12 @@ class Spool:
         finally:
             os.close(low)
         status = os.fstat(fd)
-        pid = os.getpid()
-        return cls(fd, [fd, status.st_dev, status.st_ino, pid, started(pid) or 0])
+        return cls(fd, [fd, status.st_dev, status.st_ino, os.getpid()])
 
     @classmethod
     def find(cls, name: list[int], interpreter: int = 0) -> "Spool | None":
         """That of the run; None if this process cannot have it."""
-        number, device, inode, first, _ = name
+        number, device, inode, first = name
         try:
             if _is(number, device, inode):
                 return cls(number, name, interpreter)
