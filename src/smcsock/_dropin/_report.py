@@ -14,7 +14,7 @@ from .._machine import entries, read, smcd_devices, smcr_devices
 from .._reasons import Reason, reason
 from .._sock_diag import records
 from . import _plain
-from ._system import system
+from ._system import Budget, now, system
 
 __all__ = [
     "NOT_ASKED",
@@ -32,9 +32,6 @@ Side: TypeAlias = Literal["connect", "accept"]
 NOT_SELECTED = "not selected"
 NO_SMC = "this kernel has no SMC"
 NOT_ASKED = "it ended before the kernel was asked"
-
-_SHARE = 50
-"""Of the time that passes, asking the kernel may take one part in so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +112,7 @@ class Report:
         self._counts: Counter[Outcome] = Counter()
         self._waiting: dict[int, tuple[Side, bool]] = {}
         self._waiting_counts: Counter[tuple[Side, bool]] = Counter()
-        self._ask_again_at = 0.0
+        self._budget = Budget()
 
     def connections(self) -> dict[Outcome, int]:
         """How many connections there were so far of each outcome; asks the kernel."""
@@ -141,7 +138,7 @@ class Report:
             self._waiting[inode] = side, fell_back
             self._waiting_counts[side, fell_back] += 1
             # Why, is what people want to know; and nobody need ever close it.
-            if fell_back and _now() >= self._ask_again_at:
+            if fell_back and self._budget.is_left:
                 self._settle()
             self._tell()
 
@@ -150,7 +147,7 @@ class Report:
         if inode not in self._waiting:
             return
         with self._lock:
-            if _now() >= self._ask_again_at:
+            if self._budget.is_left:
                 self._settle()
             else:
                 self._take(inode, NOT_ASKED)
@@ -182,7 +179,7 @@ class Report:
             return
         note = NOT_ASKED
         found: dict[int, SmcInfo] = {}
-        began = _now()
+        began = now()
         try:
             for record in records(asked):
                 info = decode(record, _plain.AF_INET)
@@ -190,8 +187,7 @@ class Report:
                     found[info.inode] = info
         except Exception as error:
             note = getattr(error, "strerror", None) or str(error)
-        now = _now()
-        self._ask_again_at = now + _SHARE * (now - began)
+        self._budget.spend(began)
         for inode in asked:
             self._take(inode, note, found.get(inode))
 
@@ -201,10 +197,6 @@ class Report:
         if known is not None:
             self._waiting_counts[known] -= 1
             self._counts[_outcome(*known, info, note)] += 1
-
-
-def _now() -> float:
-    return system.clock_gettime(system.CLOCK_MONOTONIC)
 
 
 _reports: weakref.WeakSet[Report] = weakref.WeakSet()

@@ -26,15 +26,12 @@ from ._install import install
 from ._methods import unfollowed
 from ._report import Outcome, Report, lines, with_modes
 from ._spool import Spool, Stage, as_json
-from ._system import is_alive, started, system
+from ._system import Budget, is_alive, now, started, system
 
 __all__ = ["Run", "begin", "publish"]
 
 _VARIABLE = "SMCSOCK_RUN"
 _PATH = "PYTHONPATH"
-
-_SHARE = 50
-"""Of the time that passes, keeping the spool up to date may take one part in so many."""
 
 _PATIENCE = 1.0
 """Seconds to wait for another process that is just taking the counts for the report."""
@@ -225,7 +222,7 @@ class _Reporter:
     def _after_fork(self) -> None:
         self._is_finishing = self._is_done = False
         self._end_by = 0  # a signal
-        self._put_again_at = 0.0
+        self._budget = Budget()
         if self._spool is not None:
             self._spool.after_fork()
 
@@ -239,11 +236,10 @@ class _Reporter:
                 signal.signal(signal.SIGTERM, self._finish_and_die)
 
     def _keep(self, so_far: Callable[[], dict[Outcome, int]]) -> None:
-        began = _now()
-        if self._spool is not None and began >= self._put_again_at:
+        if self._spool is not None and self._budget.is_left:
+            began = now()
             self._spool.put(so_far(), is_open=True)
-            now = _now()
-            self._put_again_at = now + _SHARE * (now - began)
+            self._budget.spend(began)
 
     def before_exec(self, *, is_followed: bool) -> None:
         """To be called when the process is to go on as another program."""
@@ -305,15 +301,11 @@ class _Reporter:
                 return
             if publish(self._run, spool):  # the first was killed: the sum is for who is left
                 return
-        until = _now() + _PATIENCE
-        while spool.stage is not Stage.WRITTEN and _now() < until:
+        until = now() + _PATIENCE
+        while spool.stage is not Stage.WRITTEN and now() < until:
             system.sleep(0.001)
         if not spool.is_taken:
             _write(self._run, with_modes(counts), 1, {})
-
-
-def _now() -> float:
-    return system.clock_gettime(system.CLOCK_MONOTONIC)
 
 
 def _die(number: int) -> None:
@@ -348,7 +340,7 @@ def publish(run: Run, spool: Spool, unseen: int = 0) -> bool:
     others = 0
     missing: Counter[str] = Counter({"unseen": unseen} if unseen else {})
     for entry in spool.entries():
-        if entry.is_open and entry.is_alive:
+        if entry.is_open and entry.is_alive and entry.pid != system.getpid():
             missing["running"] += 1  # it will have its own report
             continue
         spool.take(entry)
@@ -365,7 +357,7 @@ def publish(run: Run, spool: Spool, unseen: int = 0) -> bool:
 _MISSING = {
     "unseen": "of sockets that were closed before the kernel was asked: 'run --exact' asks in time",
     "running": "of processes that run on, and report when they end",
-    "killed": "of processes that were killed: what they did last may be missing",
+    "killed": "of processes and interpreters that were killed: what they did last may be missing",
 }
 
 

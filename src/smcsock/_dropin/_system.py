@@ -10,7 +10,7 @@ import os
 import time
 from fcntl import fcntl, lockf
 
-__all__ = ["is_alive", "started", "system"]
+__all__ = ["Budget", "is_alive", "now", "started", "system"]
 
 
 class system:
@@ -66,3 +66,29 @@ def is_alive(pid: int, start: int) -> bool:
     except OSError:
         return True  # it is another user's
     return True
+
+
+def now() -> float:
+    """Seconds of a clock that nobody sets."""
+    return system.clock_gettime(system.CLOCK_MONOTONIC)
+
+
+class Budget:
+    """How much time something may take: one part in fifty, and 20 ms at once."""
+
+    _SHARE = 50
+    _AT_ONCE = 1.0  # that of so many seconds
+
+    def __init__(self) -> None:
+        self._again_at = 0.0
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it may be done again."""
+        return now() >= self._again_at
+
+    def spend(self, began: float) -> None:
+        """It was done, and began then."""
+        ended = now()
+        paid_to = max(self._again_at, ended - self._AT_ONCE)
+        self._again_at = paid_to + self._SHARE * (ended - began)
