@@ -29,7 +29,7 @@ def _connect(
     source_address: Any,
     require_smc: bool,
     fallback: Fallback | None,
-    buffers: tuple[int | None, int | None],
+    buffers: tuple[int | None, int | None] = (None, None),
 ) -> socket:
     sock = socket(family, _stdlib.SOCK_STREAM, proto, fallback=fallback)
     try:
