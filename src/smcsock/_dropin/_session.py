@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from time import monotonic
@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from .._socket import Fallback
 from ._install import install
+from ._libraries import loaded_libraries
 from ._methods import unfollowed
 from ._report import Outcome, Report, lines, with_modes
 from ._spool import Spool, as_json
@@ -176,7 +177,7 @@ class _Reporter:
             if pid == self._run.pid and self._is_main:
                 self._spool.put(counts, is_open=False)
                 if not self._run.native:
-                    publish(self._run, self._spool)
+                    publish(self._run, self._spool, libraries=loaded_libraries())
             elif counts:
                 is_kept = self._spool.put(counts, is_open=False)
                 if not is_kept or self._spool.is_published or not _is_alive(self._run.pid):
@@ -204,8 +205,11 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def publish(run: Run, spool: Spool, unseen: int = 0) -> None:
-    """Writes the report of all processes of a run; ``unseen`` sockets are known to be missing."""
+def publish(run: Run, spool: Spool, *, unseen: int = 0, libraries: Sequence[str] = ()) -> None:
+    """Writes the report of all processes of a run.
+
+    Known to be missing are ``unseen`` sockets, and what ``libraries`` open in C.
+    """
     spool.set_published()
     total: Counter[Outcome] = Counter()
     processes = set()
@@ -218,7 +222,7 @@ def publish(run: Run, spool: Spool, unseen: int = 0) -> None:
             missing["killed"] += 1
         processes.add(entry.pid)
         total.update(entry.counts)
-    _write(run, with_modes(total), len(processes), missing)
+    _write(run, with_modes(total), len(processes), missing, libraries)
 
 
 _MISSING = {
@@ -229,13 +233,27 @@ _MISSING = {
 }
 
 
-def _write(run: Run, counts: dict[Outcome, int], processes: int, missing: dict[str, int]) -> None:
+def _write(
+    run: Run,
+    counts: dict[Outcome, int],
+    processes: int,
+    missing: dict[str, int],
+    libraries: Sequence[str] = (),
+) -> None:
     if run.json:
-        report = {"processes": processes, "connections": as_json(counts), "missing": missing}
+        report = {
+            "processes": processes,
+            "connections": as_json(counts),
+            "missing": missing,
+            "libraries": [*libraries],
+        }
         text = json.dumps(report) + "\n"
     else:
         text = "".join(f"smcsock: {line}\n" for line in lines(counts, processes))
         text += "".join(f"smcsock:   {n} {_MISSING[what]}\n" for what, n in missing.items())
+        if libraries:
+            names = ", ".join(libraries)
+            text += f"smcsock:   {names}: opens sockets in C, which only 'run --native' reaches\n"
     if not run.report_to:
         _say(text)
         return
