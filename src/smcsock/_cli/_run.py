@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -46,6 +47,7 @@ Not followed without --native: sockets that C libraries open (libpq, gRPC, libcu
 uvloop), and classes derived from socket.socket. See docs/drop-in.md, docs/native.md.
 """
 
+_NOT_COUNTED = "this kernel has no SMC: the program runs over TCP, and nobody counts that"
 _HOOK = str(Path(__file__).resolve().parent.parent / "_dropin/_site")
 
 
@@ -121,12 +123,18 @@ def _run(options: argparse.Namespace) -> NoReturn:
     only = _selection(options)
     program = _program(options)
     is_native = options.native or not program.is_python
-    _check_native(options, program, wants_report)
+    if is_native:
+        _check_native(options, program)
+    if options.exact and not (is_native and wants_report):
+        options.fail("--exact is for --report of --native, or of a program that is not Python")
     _check_kernel(options)
+    is_native = is_native and has_smc()
+    if wants_report and not (is_native or program.is_python):
+        print(f"smcsock: {_NOT_COUNTED}", file=sys.stderr)
     report_to = _open_report(options.report_to)
     spool = Spool.create() if wants_report else None
     run = Run(
-        pid=os.getpid(),
+        pid=0 if program.kind is Kind.LAUNCHER and not is_native else os.getpid(),
         require_smc=options.require_smc,
         fallback=options.fallback,
         only=only,
@@ -136,7 +144,7 @@ def _run(options: argparse.Namespace) -> NoReturn:
         json=options.json,
         sndbuf=options.sndbuf,
         rcvbuf=options.rcvbuf,
-        native=is_native and has_smc(),
+        native=is_native,
     )
     environment = dict(os.environ)
     if program.is_python or options.children:
@@ -171,16 +179,13 @@ def _go_native(command: list[str], run: Run, spool: Spool | None, *, is_exact: b
         raise CommandError(f"cannot run {command[0]} over SMC: {error.strerror}") from None
 
 
-def _check_native(options: argparse.Namespace, program: Program, wants_report: bool) -> None:
-    is_native = options.native or not program.is_python
-    if is_native and options.require_smc:
+def _check_native(options: argparse.Namespace, program: Program) -> None:
+    if options.require_smc:
         what = "C libraries" if program.is_python else f"{program.command[0]}, {program.what}"
         options.fail(
             "--require-smc is for Python code, where connect() and accept() can be made to fail: "
             f"nothing can refuse the connections of {what}"
         )
-    if options.exact and not (is_native and wants_report):
-        options.fail("--exact is for --report of --native, or of a program that is not Python")
 
 
 def _check_kernel(options: argparse.Namespace) -> None:
@@ -232,6 +237,7 @@ def _size(text: str) -> int:
 
 
 def _program(options: argparse.Namespace) -> Program:
+    """What to run."""
     for option in ("module", "code"):
         given = getattr(options, option)
         if given is not None:
