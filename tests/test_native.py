@@ -11,9 +11,11 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -536,3 +538,22 @@ def test_an_unprivileged_user_may() -> None:
     is_served, status = in_child(prepare, work)
     assert is_served
     assert "NoNewPrivs:\t1\n" in status
+
+
+@on_host
+def test_the_unit_of_the_documentation_is_right(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("there is no systemd here to say so")
+    text = (Path(__file__).parents[1] / "docs/native.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```ini\n(.*?)^```$", text, re.M | re.S)
+    for path in re.findall(r"/usr/\S+bin/\S+", block):
+        block = block.replace(path, "/bin/true")
+    (tmp_path / "redis-server.service.d").mkdir()
+    (tmp_path / "redis-server.service.d/smc.conf").write_text(block)
+    unit = tmp_path / "redis-server.service"
+    unit.write_text("[Service]\nType=notify\nExecStart=/bin/false\n")
+    env = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
+    command = [analyze, "verify", "--man=no", str(unit)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")

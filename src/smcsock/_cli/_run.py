@@ -127,8 +127,9 @@ def _run(options: argparse.Namespace) -> NoReturn:
         _check_native(options, program)
     if options.exact and not (is_native and wants_report):
         options.fail("--exact is for --report of --native, or of a program that is not Python")
-    _check_kernel(options)
-    is_native = is_native and has_smc()
+    can_smc = has_smc() or (is_native and _has_ipproto_smc())
+    _check_kernel(options, can_smc)
+    is_native = is_native and can_smc
     if wants_report and not (is_native or program.is_python):
         print(f"smcsock: {_NOT_COUNTED}", file=sys.stderr)
     report_to = _open_report(options.report_to)
@@ -188,11 +189,18 @@ def _check_native(options: argparse.Namespace, program: Program) -> None:
         )
 
 
-def _check_kernel(options: argparse.Namespace) -> None:
+def _has_ipproto_smc() -> bool:
+    """Where a service may not open sockets of AF_SMC (RestrictAddressFamilies=)."""
+    from .._native import kind_here
+
+    return kind_here() is not None
+
+
+def _check_kernel(options: argparse.Namespace, can_smc: bool) -> None:
     choice = options.fallback or os.environ.get("SMCSOCK_FALLBACK") or "error"
     if choice not in ("tcp", "error"):
         options.fail(f"SMCSOCK_FALLBACK must be 'tcp' or 'error', not {choice!r}")
-    if has_smc() or (choice == "tcp" and not options.require_smc):
+    if can_smc or (choice == "tcp" and not options.require_smc):
         return
     hint = "" if options.require_smc else "; to run over plain TCP instead, give --fallback tcp"
     raise CommandError(f"{NO_SMC}{hint}", ExitCode.NO_SMC)

@@ -22,7 +22,7 @@ from ._plan import Ledger, Plan
 if TYPE_CHECKING:
     from .._dropin._selection import Selection
 
-__all__ = ["TCP_SOCKETS", "NativeError", "Options", "prepare"]
+__all__ = ["TCP_SOCKETS", "NativeError", "Options", "kind_here", "prepare"]
 
 
 @dataclass(frozen=True)
