@@ -77,7 +77,12 @@ def plan(**options: Any) -> Plan:
 
 def under(work: Callable[[], Any], **options: Any) -> Any:
     """What a function returns in a process whose sockets the side process opens."""
-    return in_child(lambda: begin(plan(**options)), work)
+
+    def prepare() -> None:
+        _syscalls.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: the side process is then a child
+        begin(plan(**options))
+
+    return in_child(prepare, work)
 
 
 def is_marked(sock: socket.socket) -> bool:
@@ -338,13 +343,24 @@ def test_a_shared_port_is_to_be_had() -> None:
 # ----- what the program sees
 
 
-def test_the_side_process_is_no_child_of_the_programs() -> None:
+def test_a_process_that_gets_orphans_does_not_wait_for_the_side_process() -> None:
     def work() -> bool:
         with pytest.raises(ChildProcessError):
             os.wait()
-        return True
+        return opens_marked()
 
     assert under(work)
+
+
+def test_the_side_process_is_no_child_of_the_programs() -> None:
+    """Strace waits for children of any kind, until there are none."""
+
+    def work() -> bool:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, 0x40000000)  # __WALL
+        return opens_marked()
+
+    assert in_child(lambda: begin(plan()), work)
 
 
 def side_processes(of: int) -> list[int]:

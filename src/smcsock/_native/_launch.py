@@ -3,7 +3,6 @@
 import errno
 import os
 import socket
-from typing import NoReturn
 
 from . import _syscalls
 from ._filter import assemble
@@ -15,6 +14,7 @@ __all__ = ["NativeError", "begin"]
 _SECCOMP_SET_MODE_FILTER = 1
 _SPEC_ALLOW, _NEW_LISTENER, _WAIT_KILLABLE_RECV = 1 << 2, 1 << 3, 1 << 5
 _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 38, 39
+_WALL = 0x40000000
 
 _CANNOT = {
     errno.EBUSY: "another program that answers its system calls (seccomp user notification) "
@@ -39,9 +39,7 @@ def begin(plan: Plan) -> None:
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with here:
         with there:
-            program = os.getpid()
-            if _syscalls.clone() == 0:
-                _be_side_process(plan, there, program)
+            _start(plan, there)
         listener = _filter(assemble(plan.architectures, plan.watch))
         try:
             control = socket.SOL_SOCKET, socket.SCM_RIGHTS, FD.pack(listener)
@@ -57,13 +55,25 @@ def begin(plan: Plan) -> None:
             raise NativeError(errno.ENOSYS, f"the process that opens SMC sockets: {why}")
 
 
-def _be_side_process(plan: Plan, channel: socket.socket, program: int) -> NoReturn:
-    status = 1
-    try:
-        side_process(plan, channel, program)
-        status = 0
-    finally:
-        os._exit(status)
+def _start(plan: Plan, channel: socket.socket) -> None:
+    """Starts the side process, which is none of this process' children, if that can be.
+
+    Programs that wait for children of any kind (strace) would wait for it. If this is a
+    process that orphans are given to, it is a child that wait() itself does not see.
+    """
+    program = os.getpid()
+    is_reaper = program == 1 or _syscalls.is_child_subreaper()
+    pid = _syscalls.clone()
+    if pid == 0:
+        status = 1
+        try:
+            if is_reaper or os.fork() == 0:
+                side_process(plan, channel, program)
+            status = 0
+        finally:
+            os._exit(status)
+    if not is_reaper:
+        os.waitpid(pid, _WALL)
 
 
 def _filter(program: bytes) -> int:
