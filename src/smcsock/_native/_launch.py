@@ -7,7 +7,7 @@ import socket
 from . import _syscalls
 from ._filter import assemble
 from ._plan import Plan
-from ._side import FD, READY, side_process
+from ._side import FD, NOT_SUPPORTED, READY, side_process
 
 __all__ = ["NativeError", "begin"]
 
@@ -23,7 +23,8 @@ _CANNOT = {
     "container's seccomp profile, SystemCallFilter= of a systemd service)",
     errno.ENOSYS: "this kernel has no seccomp(2) (CONFIG_SECCOMP_FILTER), or what confines "
     "this process hides it",
-    errno.EINVAL: "this kernel has no seccomp user notification: it needs Linux 5.14",
+    errno.EINVAL: "this kernel has no seccomp user notification that can give a program its "
+    "socket: it needs Linux 5.14",
 }
 
 
@@ -50,9 +51,10 @@ def begin(plan: Plan) -> None:
             answer = b""
         finally:
             os.close(listener)
+        if answer == NOT_SUPPORTED:
+            raise NativeError(errno.EINVAL, _CANNOT[errno.EINVAL])
         if answer != READY:
-            why = answer.decode() or "it ended"
-            raise NativeError(errno.ENOSYS, f"the process that opens SMC sockets: {why}")
+            raise NativeError(errno.ECHILD, "the process that is to open SMC sockets has ended")
 
 
 def _start(plan: Plan, channel: socket.socket) -> None:
