@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "flush",
     "parse_seconds",
     "say",
+    "writing",
 ]
 
 _MAX_SECONDS = 1e6  # what the kernel can take for a timeout, rounded down
@@ -60,6 +62,23 @@ def say(line: str) -> None:
     """A line of the result, at once: readers of a pipe may wait for it."""
     try:
         print(line, flush=True)
+    except OSError as error:
+        raise OutputError(error) from None
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[Callable[[str], object]]:
+    """What writes text of the result, which is flushed at the end; raises OutputError."""
+    try:
+        yield _write
+    finally:
+        flush()
+
+
+def _write(text: str) -> None:
+    # Standard output that is closed is None, and print() takes that.
+    try:
+        print(text, end="")
     except OSError as error:
         raise OutputError(error) from None
 
