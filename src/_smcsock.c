@@ -5,7 +5,7 @@
    module does here what Modules/socketmodule.c does for a TCP socket: addresses,
    name resolution, deadlines, signals (PEP 475), audit events.  It adds what SMC
    needs and TCP does not: a connect() that knows how the kernel's SMC connect
-   fails (net/smc/af_smc.c), and the sock_diag record of one socket
+   fails (net/smc/af_smc.c), and the sock_diag records of sockets
    (linux/smc_diag.h).  It holds no policy; that is the smcsock package's. */
 
 #define PY_SSIZE_T_CLEAN
@@ -20,6 +20,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,6 +54,7 @@ typedef PyObject *(*fastcall_function)(PyObject *, PyObject *const *, Py_ssize_t
 typedef struct {
     PyObject *gaierror;    /* socket.gaierror */
     PyObject *socket_type; /* _socket.socket */
+    PyObject *handshake_interrupted; /* the exception, see its documentation */
     PyObject *audit;       /* sys.audit: PySys_Audit() is in no limited API before 3.13 */
     PyObject *str_inet;
     PyObject *str_socket_bind;
@@ -879,14 +881,15 @@ connect_method(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssi
 PyDoc_STRVAR(connect_doc,
 "connect($self, address, /)\n--\n\n"
 "Connects the socket to an address; raises as socket.socket.connect().\n\n"
-"Returns once the CLC handshake is over.  Without a timeout, InterruptedError is\n"
-"raised when a signal arrives during that handshake and its handler returns: the\n"
-"kernel cannot resume it, and the socket is of no more use.");
+"Returns once the CLC handshake is over.  Without a timeout, it raises\n"
+"HandshakeInterruptedError when a signal arrives during that handshake and its\n"
+"handler returns.");
 
 static PyObject *
 socket_connect(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
                PyObject *kwnames)
 {
+    module_state *state = PyType_GetModuleState(type);
     int outcome = connect_method(self, type, args, nargs, kwnames, "connect");
     switch (outcome) {
     case 0:
@@ -902,7 +905,7 @@ socket_connect(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssi
             "a signal ended the SMC handshake (CLC), which the kernel cannot resume: "
             "connect a new socket; with a timeout set, signals do no harm");
         if (value != NULL) {
-            PyErr_SetObject(PyExc_OSError, value);
+            PyErr_SetObject(state->handshake_interrupted, value);
             Py_DECREF(value);
         }
         return NULL;
@@ -986,79 +989,261 @@ open_sock_diag(void)
     return fd;
 }
 
-/* The outcome of a dump: the record's length (0: no such socket) and, when that
-   cannot be told, the errno. */
+/* A socket that is looked for. */
 typedef struct {
-    size_t length;
-    int error;
-    unsigned parts; /* messages that the dump came in */
-} diag_result;
+    uint64_t inode;
+    bool is_found;
+} wanted_socket;
+
+/* A question to sock_diag and the records that answer it, each a netlink message.
+   Used without the GIL, hence malloc(). */
+typedef struct {
+    wanted_socket *wanted; /* in the order of their inodes; NULL for all sockets */
+    size_t count;
+    size_t missing;
+    unsigned parts; /* datagrams that the last dump came in */
+    char *records;
+    size_t size;
+    size_t capacity;
+} diag_query;
+
+static int
+compare_inodes(const void *left, const void *right)
+{
+    uint64_t a = ((const wanted_socket *)left)->inode;
+    uint64_t b = ((const wanted_socket *)right)->inode;
+    return (a > b) - (a < b);
+}
+
+/* Whether a record is asked for; of a socket that is listed twice one is. */
+static bool
+takes_record(diag_query *query, const struct nlmsghdr *header)
+{
+    wanted_socket key, *wanted;
+    if (query->wanted == NULL) {
+        return true;
+    }
+    /* Netlink aligns to 4 bytes, and the number takes 8. */
+    memcpy(&key.inode,
+           (const char *)NLMSG_DATA(header) + offsetof(struct smc_diag_msg, diag_inode),
+           sizeof key.inode);
+    wanted = bsearch(&key, query->wanted, query->count, sizeof key, compare_inodes);
+    if (wanted == NULL || wanted->is_found) {
+        return false;
+    }
+    wanted->is_found = true;
+    query->missing--;
+    return true;
+}
+
+/* Returns 0 or ENOMEM. */
+static int
+keep_record(diag_query *query, const struct nlmsghdr *header)
+{
+    size_t length = NLMSG_ALIGN(header->nlmsg_len);
+    if (query->capacity - query->size < length) {
+        size_t capacity = query->capacity * 2 + length;
+        char *records = realloc(query->records, capacity);
+        if (records == NULL) {
+            return ENOMEM;
+        }
+        query->records = records;
+        query->capacity = capacity;
+    }
+    memset(query->records + query->size + length - NLMSG_ALIGNTO, 0, NLMSG_ALIGNTO);
+    memcpy(query->records + query->size, header, header->nlmsg_len);
+    query->size += length;
+    return 0;
+}
+
+/* The errno that ends a dump, 0 if all is well. */
+static int
+message_error(const struct nlmsghdr *header)
+{
+    int code = 0;
+    if (header->nlmsg_len >= NLMSG_LENGTH(sizeof code)) {
+        memcpy(&code, NLMSG_DATA(header), sizeof code);
+    }
+    if (code < 0) {
+        return -code;
+    }
+    return header->nlmsg_type == NLMSG_ERROR ? EPROTO : 0;
+}
+
+/* The message after another one in a buffer, NULL if that was the last. */
+static struct nlmsghdr *
+next_message(struct nlmsghdr *header, size_t *left)
+{
+    size_t length = NLMSG_ALIGN(header->nlmsg_len);
+    if (*left <= length) {
+        return NULL;
+    }
+    *left -= length;
+    return (struct nlmsghdr *)(void *)((char *)header + length);
+}
 
 /* Looks through one datagram of a dump; true when it was the last to look at. */
 static bool
-scan_datagram(char *buffer, size_t size, uint64_t inode, diag_result *result)
+scan_datagram(diag_query *query, char *buffer, size_t size, int *error)
 {
     struct nlmsghdr *header = (struct nlmsghdr *)(void *)buffer;
-    for (; NLMSG_OK(header, size); header = NLMSG_NEXT(header, size)) {
-        void *payload = NLMSG_DATA(header);
-        size_t length = header->nlmsg_len - NLMSG_HDRLEN;
-        if (header->nlmsg_type == NLMSG_DONE) {
+    for (; header != NULL && NLMSG_OK(header, size); header = next_message(header, &size)) {
+        if (header->nlmsg_type == NLMSG_DONE || header->nlmsg_type == NLMSG_ERROR) {
+            *error = message_error(header);
             return true;
         }
-        if (header->nlmsg_type == NLMSG_ERROR) {
-            int code = 0;
-            memcpy(&code, payload, length < sizeof code ? 0 : sizeof code);
-            result->error = code < 0 ? -code : EPROTO;
-            return true;
-        }
-        if (header->nlmsg_type != SOCK_DIAG_BY_FAMILY ||
-            length < sizeof(struct smc_diag_msg)) {
-            continue;
-        }
-        if (((struct smc_diag_msg *)payload)->diag_inode == inode) {
-            memmove(buffer, payload, length);
-            result->length = length;
-            return true;
+        if (header->nlmsg_type == SOCK_DIAG_BY_FAMILY &&
+            header->nlmsg_len >= NLMSG_LENGTH(sizeof(struct smc_diag_msg)) &&
+            takes_record(query, header)) {
+            *error = keep_record(query, header);
+            if (*error != 0 || (query->wanted != NULL && query->missing == 0)) {
+                return true;
+            }
         }
     }
     return false;
 }
 
-/* Asks sock_diag for all SMC sockets, the only question that smc_diag answers,
-   and leaves the record of one at the start of buffer.  Called without the GIL. */
-static diag_result
-find_socket(uint64_t inode, char *buffer)
+/* Asks sock_diag for all SMC sockets, the only question that smc_diag answers, and
+   keeps what the query wants.  Returns 0 or an errno. */
+static int
+dump_sockets(diag_query *query, char *buffer)
 {
-    diag_result result = {0};
+    int error = 0;
+    bool is_done = false;
     int fd = open_sock_diag();
     if (fd < 0) {
-        result.error = errno;
-        return result;
+        return errno;
     }
-    for (;;) {
-        ssize_t size = recv(fd, buffer, DIAG_BUFFER_SIZE, 0);
-        if (size < 0 && errno == EINTR) {
-            continue; /* the kernel answers at once: nothing waits on a signal */
-        }
-        if (size <= 0) {
-            result.error = size < 0 ? errno : EPROTO;
+    for (query->parts = 0; !is_done; query->parts++) {
+        ssize_t size;
+        do {
+            /* The kernel answers at once: nothing waits on a signal. */
+            size = recv(fd, buffer, DIAG_BUFFER_SIZE, MSG_TRUNC);
+        } while (size < 0 && errno == EINTR);
+        if (size <= 0 || size > DIAG_BUFFER_SIZE) {
+            error = size < 0 ? errno : size > 0 ? EMSGSIZE : EPROTO;
             break;
         }
-        result.parts++;
-        if (scan_datagram(buffer, (size_t)size, inode, &result)) {
-            break;
-        }
+        is_done = scan_datagram(query, buffer, (size_t)size, &error);
     }
     close(fd);
-    return result;
+    return error;
+}
+
+/* Asks until nothing is missing, but not too often: a dump in several parts counts its
+   way along the list of sockets, so that one is skipped when another goes away in
+   between.  Returns 0 or an errno. */
+static int
+run_query(diag_query *query, int attempts)
+{
+    int error;
+    char *buffer = malloc(DIAG_BUFFER_SIZE);
+    if (buffer == NULL) {
+        return ENOMEM;
+    }
+    do {
+        error = dump_sockets(query, buffer);
+    } while (error == 0 && query->missing > 0 && query->parts > 1 && --attempts > 0);
+    free(buffer);
+    return error;
+}
+
+/* The numbers of a Python iterable, sorted and each of them once, as what a query
+   wants. */
+static bool
+parse_inodes(PyObject *arg, diag_query *query)
+{
+    PyObject *list = PySequence_List(arg);
+    if (list == NULL) {
+        return false;
+    }
+    size_t length = (size_t)PyList_Size(list);
+    wanted_socket *wanted = calloc(length + 1, sizeof *wanted);
+    if (wanted == NULL) {
+        Py_DECREF(list);
+        PyErr_NoMemory();
+        return false;
+    }
+    query->wanted = wanted;
+    for (size_t i = 0; i < length; i++) {
+        wanted[i].inode = PyLong_AsUnsignedLongLong(PyList_GetItem(list, (Py_ssize_t)i));
+        if (wanted[i].inode == (uint64_t)-1 && PyErr_Occurred()) {
+            Py_DECREF(list);
+            return false;
+        }
+    }
+    Py_DECREF(list);
+    qsort(wanted, length, sizeof *wanted, compare_inodes);
+    for (size_t i = 0; i < length; i++) {
+        if (query->count == 0 || wanted[query->count - 1].inode != wanted[i].inode) {
+            wanted[query->count++] = wanted[i];
+        }
+    }
+    query->missing = query->count;
+    return true;
+}
+
+static PyObject *
+build_records(diag_query *query)
+{
+    PyObject *records = PyList_New(0);
+    size_t left = query->size;
+    struct nlmsghdr *header = (struct nlmsghdr *)(void *)query->records;
+    for (; records != NULL && left > 0 && header != NULL; header = next_message(header, &left)) {
+        PyObject *record = PyBytes_FromStringAndSize(NLMSG_DATA(header),
+                                                     header->nlmsg_len - NLMSG_HDRLEN);
+        if (record == NULL || PyList_Append(records, record) < 0) {
+            Py_CLEAR(records);
+        }
+        Py_XDECREF(record);
+    }
+    return records;
+}
+
+PyDoc_STRVAR(records_doc,
+"records($module, inodes=None, /)\n--\n\n"
+"The kernel's sock_diag records of SMC sockets: of those with the inodes, an\n"
+"iterable of int, or of all in the network namespace.\n\n"
+"A record is a struct smc_diag_msg and its attributes (linux/smc_diag.h), as bytes.\n"
+"Inodes that the kernel does not list have none.  Of all sockets, one may be missing\n"
+"or there twice while others come and go.\n\n"
+"Raises OSError; ENOENT means that the kernel has no smc_diag.");
+
+static PyObject *
+smcsock_records(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    diag_query query = {0};
+    PyObject *records = NULL;
+    int error = 0;
+    if (nargs > 1) {
+        return PyErr_Format(PyExc_TypeError, "records() takes at most 1 argument (%zd given)",
+                            nargs);
+    }
+    if (nargs == 1 && args[0] != Py_None && !parse_inodes(args[0], &query)) {
+        goto done;
+    }
+    if (query.wanted == NULL || query.count > 0) {
+        Py_BEGIN_ALLOW_THREADS
+        error = run_query(&query, 3);
+        Py_END_ALLOW_THREADS
+    }
+    if (error != 0) {
+        errno = error;
+        PyErr_SetFromErrno(PyExc_OSError);
+        goto done;
+    }
+    records = build_records(&query);
+done:
+    free(query.wanted);
+    free(query.records);
+    return records;
 }
 
 PyDoc_STRVAR(diag_doc,
 "_diag($self, /)\n--\n\n"
-"The kernel's sock_diag record of the socket: a struct smc_diag_msg and its\n"
-"attributes (linux/smc_diag.h), as bytes; None if the kernel lists none with\n"
-"the descriptor's inode.\n\n"
-"Raises OSError; ENOENT means that the kernel has no smc_diag.");
+"The kernel's sock_diag record of the socket, as of records(); None if the kernel\n"
+"lists none with the descriptor's inode.");
 
 static PyObject *
 socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args),
@@ -1066,7 +1251,7 @@ socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args)
 {
     call c;
     struct stat status;
-    diag_result result;
+    int error;
     if (!begin_call(&c, self, type, "_diag", kwnames, nargs, 0) ||
         !get_fd(&c)) {
         return NULL;
@@ -1074,30 +1259,25 @@ socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args)
     if (fstat(c.fd, &status) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    char *buffer = PyMem_Malloc(DIAG_BUFFER_SIZE);
-    if (buffer == NULL) {
-        return PyErr_NoMemory();
-    }
+    wanted_socket wanted = {.inode = status.st_ino};
+    diag_query query = {.wanted = &wanted, .count = 1, .missing = 1};
     Py_BEGIN_ALLOW_THREADS
-    /* A dump in several parts counts its way along the list of sockets, so that
-       one is skipped when another goes away in between. */
-    int attempts = 0;
-    do {
-        result = find_socket(status.st_ino, buffer);
-    } while (result.length == 0 && result.error == 0 && result.parts > 1 && ++attempts < 8);
+    error = run_query(&query, 8); /* it is there: the descriptor is open */
     Py_END_ALLOW_THREADS
     PyObject *record = NULL;
-    if (result.error != 0) {
-        errno = result.error;
+    if (error != 0) {
+        errno = error;
         PyErr_SetFromErrno(PyExc_OSError);
     }
-    else if (result.length == 0) {
+    else if (query.size == 0) {
         record = Py_NewRef(Py_None);
     }
     else {
-        record = PyBytes_FromStringAndSize(buffer, (Py_ssize_t)result.length);
+        struct nlmsghdr *header = (struct nlmsghdr *)(void *)query.records;
+        record = PyBytes_FromStringAndSize(NLMSG_DATA(header),
+                                           header->nlmsg_len - NLMSG_HDRLEN);
     }
-    PyMem_Free(buffer);
+    free(query.records);
     return record;
 }
 
@@ -1141,6 +1321,7 @@ static PyType_Spec socket_methods_spec = {
 
 static PyMethodDef module_methods[] = {
     {"socket", (PyCFunction)(void (*)(void))smcsock_socket, METH_FASTCALL, socket_doc},
+    {"records", (PyCFunction)(void (*)(void))smcsock_records, METH_FASTCALL, records_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1217,6 +1398,24 @@ add_socket_methods(PyObject *module)
     return added;
 }
 
+PyDoc_STRVAR(handshake_interrupted_doc,
+"A signal arrived during the SMC handshake (CLC) of a connect() without a timeout,\n"
+"and its handler returned: the kernel cannot resume the handshake, and the socket is\n"
+"of no more use.  A new one may be connected.\n\n"
+"``errno`` is EINTR.  Any other InterruptedError out of connect() is one that the\n"
+"handler raised.");
+
+static bool
+add_handshake_interrupted(PyObject *module, module_state *state)
+{
+    state->handshake_interrupted =
+        PyErr_NewExceptionWithDoc("smcsock.HandshakeInterruptedError",
+                                  handshake_interrupted_doc, PyExc_InterruptedError, NULL);
+    return state->handshake_interrupted != NULL &&
+           PyModule_AddObjectRef(module, "HandshakeInterruptedError",
+                                 state->handshake_interrupted) == 0;
+}
+
 static int
 module_exec(PyObject *module)
 {
@@ -1226,7 +1425,8 @@ module_exec(PyObject *module)
         (state->str_inet = PyUnicode_InternFromString("_inet")) == NULL ||
         (state->str_socket_bind = PyUnicode_InternFromString("socket.bind")) == NULL ||
         (state->str_socket_connect = PyUnicode_InternFromString("socket.connect")) == NULL ||
-        !add_socket_methods(module) || PyModule_AddIntMacro(module, AF_SMC) < 0 ||
+        !add_handshake_interrupted(module, state) || !add_socket_methods(module) ||
+        PyModule_AddIntMacro(module, AF_SMC) < 0 ||
         PyModule_AddIntMacro(module, SMCPROTO_SMC) < 0 ||
         PyModule_AddIntMacro(module, SMCPROTO_SMC6) < 0 ||
         PyModule_AddIntConstant(module, "IPPROTO_SMC", SMCSOCK_IPPROTO_SMC) < 0 ||
@@ -1243,6 +1443,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     module_state *state = PyModule_GetState(module);
     Py_VISIT(state->gaierror);
     Py_VISIT(state->socket_type);
+    Py_VISIT(state->handshake_interrupted);
     Py_VISIT(state->audit);
     Py_VISIT(state->str_inet);
     Py_VISIT(state->str_socket_bind);
@@ -1256,6 +1457,7 @@ module_clear(PyObject *module)
     module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->gaierror);
     Py_CLEAR(state->socket_type);
+    Py_CLEAR(state->handshake_interrupted);
     Py_CLEAR(state->audit);
     Py_CLEAR(state->str_inet);
     Py_CLEAR(state->str_socket_bind);

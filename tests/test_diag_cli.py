@@ -366,7 +366,7 @@ def test_link_groups_are_filtered(shell: Shell, pair: Pair, smc_mode: Mode) -> N
     groups = diag.link_groups()
     wanted = groups[0]
     assert len(shell.json(f"linkgroups --id {wanted.id:x}")[smc_mode.replace("-", "").lower()]) == 1
-    nothing = {"smcd": [], "smcr": [], "links": []}
+    nothing: dict[str, list[Any]] = {"smcd": [], "smcr": [], "links": []}
     assert shell.json("linkgroups --id fffffff") == nothing
     assert shell.json("linkgroups --netdev none") == nothing
     assert shell.json("linkgroups --pnetid NONE") == nothing
@@ -700,11 +700,12 @@ def test_error_in_place_of_the_first_row_comes_before_any_output(
         raise OSError(errno.EPERM, "no")
         yield
 
-    for show in (
+    shows: list[Callable[[], None]] = [
         lambda: say_table(("Name",), rows(), title="Title"),
         lambda: say_items(rows()),
         lambda: say_lists({"name": rows()}),
-    ):
+    ]
+    for show in shows:
         with pytest.raises(OSError, match="no"):
             show()
     assert capsys.readouterr().out == ""

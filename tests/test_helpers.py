@@ -3,6 +3,7 @@
 import errno
 import inspect
 import os
+import pickle
 import re
 import socket
 import struct
@@ -19,6 +20,7 @@ from smcsock import (
     SMCPROTO_SMC6,
     DiagUnavailableError,
     FallbackError,
+    HandshakeInterruptedError,
     Mode,
     SmcInfo,
     SMCUnsupportedError,
@@ -324,13 +326,21 @@ def test_interrupted_handshake_is_tried_again_with_a_new_socket(
     def interrupted(self: smcsock.socket, address: Any) -> None:
         attempts.append(self)
         if len(attempts) < 3:
-            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+            raise HandshakeInterruptedError(errno.EINTR, os.strerror(errno.EINTR))
         connect(self, address)
 
     monkeypatch.setattr(smcsock.socket, "connect", interrupted)
     with smcsock.create_connection(listener.getsockname()[:2]) as sock:
         assert sock.getpeername() == listener.getsockname()
         assert [attempt.fileno() for attempt in attempts] == [-1, -1, sock.fileno()]
+
+
+def test_handshake_interrupted_error_is_an_interrupted_error() -> None:
+    error = HandshakeInterruptedError(errno.EINTR, "a signal")
+    assert isinstance(error, InterruptedError)
+    assert (error.errno, str(error)) == (errno.EINTR, "[Errno 4] a signal")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.args) == (smcsock.HandshakeInterruptedError, error.args)
 
 
 # ---- create_connection that insists on SMC ----------------------------------------

@@ -7,7 +7,12 @@ where both hosts can do it: SMC-D (ISM devices, loopback-ism) or SMC-R (RDMA).
 
 from typing import TYPE_CHECKING, Any
 
-from ._errors import DiagUnavailableError, FallbackError, SMCUnsupportedError
+from ._errors import (
+    DiagUnavailableError,
+    FallbackError,
+    HandshakeInterruptedError,
+    SMCUnsupportedError,
+)
 from ._helpers import create_connection, create_server
 from ._info import (
     Connection,
@@ -37,6 +42,7 @@ __all__ = [
     "DiagUnavailableError",
     "Dmb",
     "FallbackError",
+    "HandshakeInterruptedError",
     "LinkGroup",
     "Mode",
     "Outcome",

@@ -4,10 +4,18 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
+from ._smcsock import HandshakeInterruptedError
+
 if TYPE_CHECKING:
     from ._info import SmcInfo
 
-__all__ = ["NO_SMC", "DiagUnavailableError", "FallbackError", "SMCUnsupportedError"]
+__all__ = [
+    "NO_SMC",
+    "DiagUnavailableError",
+    "FallbackError",
+    "HandshakeInterruptedError",
+    "SMCUnsupportedError",
+]
 
 NO_SMC = (
     "this kernel has no SMC, or its module is not loaded: try 'modprobe smc' as root; if there "

@@ -12,6 +12,7 @@ __all__ = [
     "RoceDevice",
     "SmcdDevice",
     "entries",
+    "link_name",
     "module_state",
     "read",
     "smcd_devices",
@@ -62,16 +63,44 @@ def entries(path: Path) -> list[Path]:
         return []
 
 
+def link_name(path: Path) -> str | None:
+    """The last part of where a symbolic link leads; None if there is none to be seen."""
+    try:
+        return os.path.basename(os.readlink(path))
+    except OSError:
+        return None
+
+
 def module_state(root: Path, name: str) -> str:
-    """Of a kernel module: "loaded", "built in", "not loaded" (but installed), "not found"."""
-    if (root / "sys/module" / name / "initstate").exists():
+    """Of a kernel module: "loaded", "built in", "not loaded" (but installed), "not found".
+
+    "unknown" where neither /sys/module nor /proc/modules lets this process see that.
+    """
+    directory = root / "sys/module" / name
+    has_state = _exists(directory / "initstate")
+    loaded = read(root / "proc/modules")
+    if has_state or any(line.split()[:1] == [name] for line in (loaded or "").splitlines()):
         return "loaded"
-    directory = root / "lib/modules" / os.uname().release
+    can_tell = has_state is not None or loaded is not None
+    modules = root / "lib/modules" / os.uname().release
     for index, state in (("modules.builtin", "built in"), ("modules.dep", "not loaded")):
-        for line in (read(directory / index) or "").splitlines():
+        for line in (read(modules / index) or "").splitlines():
             if Path(line.partition(":")[0]).name.partition(".")[0] == name:
-                return state
-    return "built in" if (root / "sys/module" / name).exists() else "not found"
+                return state if can_tell or state in LOADED else "unknown"
+    if _exists(directory):
+        return "built in"
+    return "not found" if can_tell else "unknown"
+
+
+def _exists(path: Path) -> bool | None:
+    """Whether there is a file; None if this process may not look."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def smcd_devices(root: Path) -> list[SmcdDevice]:
@@ -79,14 +108,13 @@ def smcd_devices(root: Path) -> list[SmcdDevice]:
     devices = []
     for path in entries(root / "sys/bus/pci/devices"):
         if (read(path / "vendor"), read(path / "device")) == _ISM:
-            driver = (path / "driver").resolve().name if (path / "driver").exists() else None
-            devices.append(SmcdDevice(path.name, "ism", driver))
+            devices.append(SmcdDevice(path.name, "ism", link_name(path / "driver")))
     # Linux 6.18 and newer have ISM and loopback devices in a class of their own, too.
     known = {device.name for device in devices}
     devices += [
         SmcdDevice(path.name, "dibs", None)
         for path in entries(root / "sys/class/dibs")
-        if (path / "device").resolve().name not in known
+        if link_name(path / "device") not in known
     ]
     return devices
 

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Generator, Iterator
 
 __all__ = [
+    "CONFINED",
     "NETLINK_SOCK_DIAG",
     "NLM_F_ACK",
     "NLM_F_DUMP",
@@ -32,7 +33,7 @@ _ERRNO = struct.Struct("=i")
 # The kernel fills no more of a buffer for a dump at a time (netlink_dump, smc_diag_dump).
 _BUFFER_SIZE = 65536
 
-_CONFINED = (
+CONFINED = (
     "this process may not open netlink sockets: look at what confines it (a container, "
     "seccomp, RestrictAddressFamilies= of a systemd service)"
 )
@@ -60,7 +61,7 @@ def _open(protocol: int) -> socket.socket:
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT:
-            raise OSError(errno.EACCES, _CONFINED) from None
+            raise OSError(errno.EACCES, CONFINED) from None
         raise
     # The kernel answers at once, whatever the default timeout of sockets is.
     sock.settimeout(None)

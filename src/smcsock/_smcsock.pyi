@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from typing import Any, Final
 
 AF_SMC: Final = 43
@@ -8,6 +9,10 @@ SOL_SMC: Final = 286
 SMC_LIMIT_HS: Final = 1
 
 def socket(type: int, proto: int, /) -> int: ...
+def records(inodes: Iterable[int] | None = None, /) -> list[bytes]: ...
+
+class HandshakeInterruptedError(InterruptedError):
+    __module__ = "smcsock"
 
 class SocketMethods:
     _inet: int

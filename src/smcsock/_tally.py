@@ -189,7 +189,7 @@ def _ask(inodes: dict[int, Any]) -> dict[int, SmcInfo]:
     """What the kernel knows of sockets, by their inodes; OSError if it cannot be asked."""
     found: dict[int, SmcInfo] = {}
     for _ in range(_ATTEMPTS):
-        infos = (decode(record, _stdlib.AF_INET) for record in records())
+        infos = (decode(record, _stdlib.AF_INET) for record in records(inodes))
         found.update((info.inode, info) for info in infos if info.inode in inodes)
         if len(found) == len(inodes):
             break

@@ -100,6 +100,7 @@ WATCHED: list[Any] = [
     *(None, True, False, (), b"", "", "127.0.0.1", AF_INET, AF_INET6),
     *map(sys.intern, ("socket.bind", "socket.connect", "fileno", "gettimeout", "_inet")),
     *(OSError, TimeoutError, TypeError, ValueError, OverflowError, socket.gaierror, Handler),
+    smcsock.HandshakeInterruptedError,
     *(smcsock.socket, smcsock.SmcInfo, _smcsock, _smcsock.SocketMethods, sys.audit),
 ]
 
@@ -134,6 +135,10 @@ fails("accept: not listening", OSError, UNUSED[AF_INET].accept)
 fails("diag: too many arguments", TypeError, LISTENER._diag, 1)
 fails("diag: no socket", TypeError, NoSocket()._diag)
 fails("diag: closed", OSError, CLOSED._diag)
+fails("records: too many arguments", TypeError, _smcsock.records, [], [])
+fails("records: no iterable", TypeError, _smcsock.records, 1)
+fails("records: type of an inode", TypeError, _smcsock.records, [1, "2"])
+fails("records: overflow", OverflowError, _smcsock.records, [1, -1])
 
 # ----- addresses
 
@@ -327,6 +332,15 @@ def audit_hook(event: str, _: Any) -> None:
 def diag() -> None:
     with contextlib.suppress(OSError):  # without SMC in the kernel
         LISTENER._diag()
+
+
+@case
+def records() -> None:
+    assert _smcsock.records(()) == []
+    inodes = [os.fstat(sock.fileno()).st_ino for sock in (LISTENER, QUIET, LISTENER)]
+    for wanted in (None, set(inodes), [*inodes, 1]):
+        with contextlib.suppress(OSError):  # without SMC in the kernel
+            _smcsock.records(wanted)
 
 
 @case

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 
+from ._text import printable
+
 __all__ = [
     "CommandError",
     "ExitCode",
@@ -17,6 +19,7 @@ __all__ = [
     "explain",
     "flush",
     "parse_seconds",
+    "put",
     "say",
     "writing",
 ]
@@ -60,8 +63,13 @@ class OutputError(Exception):
 
 def say(line: str) -> None:
     """A line of the result, at once: readers of a pipe may wait for it."""
+    put(printable(line))
+
+
+def put(text: str) -> None:
+    """As say(), of what is safe as it is: JSON, and lines that are escaped already."""
     try:
-        print(line, flush=True)
+        print(text, flush=True)
     except OSError as error:
         raise OutputError(error) from None
 
@@ -96,7 +104,7 @@ def complain(message: str) -> None:
     # print() would take standard output for one that is closed.
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
-            print(f"smcsock: {message}", file=sys.stderr, flush=True)
+            print(f"smcsock: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def explain(error: BaseException) -> str:

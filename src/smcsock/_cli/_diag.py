@@ -15,7 +15,8 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..diag import ExtraMissingError
-from ._common import CommandError, ExitCode, explain, say, writing
+from ._common import CommandError, ExitCode, explain, put, writing
+from ._text import printable
 
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -119,7 +120,7 @@ def kernel_errors() -> Iterator[None]:
 
 def say_json(value: Any, indent: int | None = 2) -> None:
     """A result as JSON."""
-    say(json.dumps(plain(value), indent=indent))
+    put(json.dumps(plain(value), indent=indent))
 
 
 def plain(value: Any, name: str = "") -> Any:
@@ -243,8 +244,7 @@ class _Columns:
 
 def _printable(cell: Cell) -> str:
     """A cell without what would control the terminal: peers and users choose its text."""
-    text = str(cell)
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+    return printable(str(cell))
 
 
 def _has_bold() -> bool:

@@ -11,7 +11,7 @@ from .. import ConnectionFlag, Cursor, Mode, ProducerFlag, Reason, SmcInfo, Stat
 from ..diag import Process, socket_processes
 from ..diag import iter_sockets as sockets
 from ._address import format_address
-from ._common import ExitCode, complain, parse_seconds, say
+from ._common import ExitCode, complain, parse_seconds, put, say
 from ._diag import (
     Cell,
     add_json,
@@ -130,7 +130,7 @@ def _show_again(options: argparse.Namespace, is_wanted: Filter) -> None:
             say_json(entries, indent=None)
             return
         if sys.stdout is not None and sys.stdout.isatty():
-            say("\x1b[H\x1b[2J" + time.strftime("%H:%M:%S"))
+            put("\x1b[H\x1b[2J" + time.strftime("%H:%M:%S"))
         else:
             say(time.strftime("%H:%M:%S"))
         _show(options, is_wanted)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from .._errors import DiagUnavailableError
 from .._info import Address, SmcInfo, decode
 from .._smcsock import AF_SMC
-from .._sock_diag import records
+from .._sock_diag import each_record
 from .._socket import has_smc
 from ._errors import diag_error, no_smc
 
@@ -62,7 +62,7 @@ def iter_sockets(*, details: bool = True) -> Iterator[SmcInfo]:
 
 def _records() -> Iterator[bytes]:
     try:
-        yield from records()
+        yield from each_record()
     except DiagUnavailableError:
         if has_smc():
             raise

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .._info import Mode
-from .._machine import RoceDevice, entries, read
+from .._machine import RoceDevice, entries, link_name, read
 from ._finding import Finding, Fix, Machine, Status
 
 __all__ = ["add_ueid", "check_devices", "check_eids", "check_pnetids"]
@@ -139,8 +139,8 @@ def _rdma_missing(machine: Machine) -> Iterator[Finding]:
         return
     with_rdma = {name for device in machine.roce_devices for name in device.interfaces}
     for path in entries(machine.root / "sys/class/net"):
-        driver = (path / "device/driver").resolve().name
-        module = _RDMA_MODULES.get(driver)
+        driver = link_name(path / "device/driver")
+        module = _RDMA_MODULES.get(driver or "")
         if module is None or path.name in with_rdma or entries(path / "device/infiniband"):
             continue
         yield Finding(

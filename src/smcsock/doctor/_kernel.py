@@ -111,7 +111,14 @@ def check_module(machine: Machine) -> Iterator[Finding]:
         return
     forbidden = _forbidden(machine)
     where = container_kind(machine.root)
-    if state == "not found":
+    if state == "unknown":
+        yield Finding(
+            "module smc",
+            Status.UNKNOWN,
+            "neither /sys/module nor /proc/modules may be read here",
+            "look for smc in what lsmod shows, as root and outside of what confines this process",
+        )
+    elif state == "not found":
         yield _module_not_found(machine, where)
     elif (read(machine.root / "proc/sys/kernel/modules_disabled") or "0") != "0":
         yield Finding(
