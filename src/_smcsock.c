@@ -56,7 +56,7 @@ typedef struct {
     PyObject *socket_type; /* _socket.socket */
     PyObject *handshake_interrupted; /* the exception, see its documentation */
     PyObject *audit;       /* sys.audit: PySys_Audit() is in no limited API before 3.13 */
-    PyObject *str_inet;
+    PyObject *family;      /* the member of _socket.socket, whatever a subclass says */
     PyObject *str_socket_bind;
     PyObject *str_socket_connect;
     /* The C functions behind sys.audit and two methods of _socket.socket, NULL if
@@ -65,6 +65,7 @@ typedef struct {
     fastcall_function audit_function;
     PyCFunction fileno_function;
     PyCFunction gettimeout_function;
+    descrgetfunc get_family; /* what reads the member */
 } module_state;
 
 /* ---- Arguments ---------------------------------------------------------- */
@@ -567,13 +568,23 @@ smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t na
     return PyLong_FromLong(fd);
 }
 
+static bool
+begin_on_socket(call *c, module_state *state, PyObject *sock)
+{
+    c->state = state;
+    c->sock = sock;
+    if (!PyObject_TypeCheck(sock, (PyTypeObject *)state->socket_type)) {
+        PyErr_SetString(PyExc_TypeError, "smcsock's functions need a socket.socket");
+        return false;
+    }
+    return true;
+}
+
 /* Starts a method of SocketMethods, which takes one argument or none. */
 static bool
 begin_call(call *c, PyObject *sock, PyTypeObject *type, const char *method, PyObject *kwnames,
            Py_ssize_t nargs, Py_ssize_t expected)
 {
-    c->state = PyType_GetModuleState(type);
-    c->sock = sock;
     if (kwnames != NULL && PyTuple_Size(kwnames) > 0) {
         PyErr_Format(PyExc_TypeError, "%s() takes no keyword arguments", method);
         return false;
@@ -583,28 +594,42 @@ begin_call(call *c, PyObject *sock, PyTypeObject *type, const char *method, PyOb
                      expected == 0 ? "no arguments" : "exactly one argument", nargs);
         return false;
     }
-    if (!PyObject_TypeCheck(sock, (PyTypeObject *)c->state->socket_type)) {
-        PyErr_SetString(PyExc_TypeError, "a method of SocketMethods needs a socket.socket");
-        return false;
-    }
-    return true;
+    return begin_on_socket(c, PyType_GetModuleState(type), sock);
 }
 
-/* Parses the address that a method got, with the family that the socket names in
-   its attribute _inet, raises the audit event, and only then gets the descriptor:
-   resolving a name or a hook may take long, and the socket be closed meanwhile. */
+/* Starts a function of the module, whose first argument is a socket. */
+static bool
+begin_function(call *c, PyObject *module, const char *function, PyObject *const *args,
+               Py_ssize_t nargs, Py_ssize_t expected)
+{
+    if (nargs != expected) {
+        PyErr_Format(PyExc_TypeError, "%s() takes exactly %zd arguments (%zd given)", function,
+                     expected, nargs);
+        return false;
+    }
+    return begin_on_socket(c, PyModule_GetState(module), args[0]);
+}
+
+/* Parses the address that a method got, with the family that _socket.socket has for
+   the socket, raises the audit event, and only then gets the descriptor: resolving a
+   name or a hook may take long, and the socket be closed meanwhile. */
 static socklen_t
 begin_address(call *c, PyObject *arg, const char *method, PyObject *event,
               inet_address *address)
 {
     int family;
-    PyObject *inet = PyObject_GetAttr(c->sock, c->state->str_inet);
-    if (inet == NULL) {
+    PyObject *number =
+        c->state->get_family(c->state->family, c->sock, (PyObject *)Py_TYPE(c->sock));
+    if (number == NULL) {
         return 0;
     }
-    bool ok = as_int(inet, &family);
-    Py_DECREF(inet);
+    bool ok = as_int(number, &family);
+    Py_DECREF(number);
     if (!ok) {
+        return 0;
+    }
+    if (family != AF_INET && family != AF_INET6) {
+        PyErr_Format(PyExc_OSError, "%s(): bad family", method);
         return 0;
     }
     socklen_t length = parse_address(c->state, family, arg, method, address);
@@ -676,29 +701,26 @@ PyDoc_STRVAR(accept_doc,
 "peer's address.  Raises TimeoutError after the socket's timeout.");
 
 static PyObject *
-socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args),
-              Py_ssize_t nargs, PyObject *kwnames)
+accept_connection(call *c)
 {
-    call c;
     int fd, error;
     int64_t timeout;
     inet_address peer = {0};
-    if (!begin_call(&c, self, type, "_accept", kwnames, nargs, 0) ||
-        !get_fd(&c) || !get_timeout(&c, &timeout)) {
+    if (!get_fd(c) || !get_timeout(c, &timeout)) {
         return NULL;
     }
     const int64_t deadline = deadline_after(timeout);
     for (;;) {
         socklen_t length = sizeof peer;
         Py_BEGIN_ALLOW_THREADS
-        fd = accept4(c.fd, &peer.sa, &length, SOCK_CLOEXEC);
+        fd = accept4(c->fd, &peer.sa, &length, SOCK_CLOEXEC);
         error = errno;
         Py_END_ALLOW_THREADS
         if (fd >= 0) {
             break;
         }
         if (error == EINTR) {
-            if (PyErr_CheckSignals() || !get_fd(&c)) {
+            if (PyErr_CheckSignals() || !get_fd(c)) {
                 return NULL;
             }
             continue;
@@ -708,7 +730,7 @@ socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(arg
             return PyErr_SetFromErrno(PyExc_OSError);
         }
         /* Only now: poll() never reports an SMC socket that does not listen. */
-        int ready = wait_for(&c, POLLIN, deadline);
+        int ready = wait_for(c, POLLIN, deadline);
         if (ready == 0) {
             PyErr_SetString(PyExc_TimeoutError, "timed out");
         }
@@ -722,6 +744,15 @@ socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(arg
         close(fd);
     }
     return result;
+}
+
+static PyObject *
+socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args),
+              Py_ssize_t nargs, PyObject *kwnames)
+{
+    call c;
+    return begin_call(&c, self, type, "_accept", kwnames, nargs, 0) ? accept_connection(&c)
+                                                                     : NULL;
 }
 
 /* ---- connect -------------------------------------------------------------- */
@@ -865,32 +896,18 @@ connect_socket(call *c, const inet_address *address, socklen_t length)
 }
 
 static int
-connect_method(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
-               PyObject *kwnames, const char *method)
+connect_to(call *c, PyObject *arg, const char *method)
 {
-    call c;
     inet_address address;
-    if (!begin_call(&c, self, type, method, kwnames, nargs, 1)) {
-        return RAISED;
-    }
-    socklen_t length =
-        begin_address(&c, args[0], method, c.state->str_socket_connect, &address);
-    return length == 0 ? RAISED : connect_socket(&c, &address, length);
+    socklen_t length = begin_address(c, arg, method, c->state->str_socket_connect, &address);
+    return length == 0 ? RAISED : connect_socket(c, &address, length);
 }
 
-PyDoc_STRVAR(connect_doc,
-"connect($self, address, /)\n--\n\n"
-"Connects the socket to an address; raises as socket.socket.connect().\n\n"
-"Returns once the CLC handshake is over.  Without a timeout, it raises\n"
-"HandshakeInterruptedError when a signal arrives during that handshake and its\n"
-"handler returns.");
-
+/* connect(), once it is known of whom. */
 static PyObject *
-socket_connect(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
-               PyObject *kwnames)
+do_connect(call *c, PyObject *address)
 {
-    module_state *state = PyType_GetModuleState(type);
-    int outcome = connect_method(self, type, args, nargs, kwnames, "connect");
+    int outcome = connect_to(c, address, "connect");
     switch (outcome) {
     case 0:
         Py_RETURN_NONE;
@@ -905,7 +922,7 @@ socket_connect(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssi
             "a signal ended the SMC handshake (CLC), which the kernel cannot resume: "
             "connect a new socket; with a timeout set, signals do no harm");
         if (value != NULL) {
-            PyErr_SetObject(state->handshake_interrupted, value);
+            PyErr_SetObject(c->state->handshake_interrupted, value);
             Py_DECREF(value);
         }
         return NULL;
@@ -913,6 +930,39 @@ socket_connect(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssi
     default:
         errno = outcome;
         return PyErr_SetFromErrno(PyExc_OSError);
+    }
+}
+
+PyDoc_STRVAR(connect_doc,
+"connect($self, address, /)\n--\n\n"
+"Connects the socket to an address; raises as socket.socket.connect().\n\n"
+"Returns once the CLC handshake is over.  Without a timeout, it raises\n"
+"HandshakeInterruptedError when a signal arrives during that handshake and its\n"
+"handler returns.");
+
+static PyObject *
+socket_connect(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames)
+{
+    call c;
+    return begin_call(&c, self, type, "connect", kwnames, nargs, 1) ? do_connect(&c, args[0])
+                                                                   : NULL;
+}
+
+/* connect_ex(), once it is known of whom. */
+static PyObject *
+do_connect_ex(call *c, PyObject *address)
+{
+    int outcome = connect_to(c, address, "connect_ex");
+    switch (outcome) {
+    case RAISED:
+        return NULL;
+    case TIMED_OUT:
+        return PyLong_FromLong(EWOULDBLOCK);
+    case HANDSHAKE_INTERRUPTED:
+        return PyLong_FromLong(EINTR);
+    default:
+        return PyLong_FromLong(outcome);
     }
 }
 
@@ -925,17 +975,10 @@ static PyObject *
 socket_connect_ex(PyObject *self, PyTypeObject *type, PyObject *const *args,
                   Py_ssize_t nargs, PyObject *kwnames)
 {
-    int outcome = connect_method(self, type, args, nargs, kwnames, "connect_ex");
-    switch (outcome) {
-    case RAISED:
-        return NULL;
-    case TIMED_OUT:
-        return PyLong_FromLong(EWOULDBLOCK);
-    case HANDSHAKE_INTERRUPTED:
-        return PyLong_FromLong(EINTR);
-    default:
-        return PyLong_FromLong(outcome);
-    }
+    call c;
+    return begin_call(&c, self, type, "connect_ex", kwnames, nargs, 1)
+               ? do_connect_ex(&c, args[0])
+               : NULL;
 }
 
 /* ---- sock_diag ------------------------------------------------------------ */
@@ -1281,6 +1324,106 @@ socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args)
     return record;
 }
 
+/* ---- Sockets of other classes -------------------------------------------- */
+
+PyDoc_STRVAR(accept_function_doc,
+"accept($module, sock, /)\n--\n\n"
+"As SocketMethods._accept(), for any socket.socket.");
+
+static PyObject *
+smcsock_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    call c;
+    return begin_function(&c, module, "accept", args, nargs, 1) ? accept_connection(&c) : NULL;
+}
+
+PyDoc_STRVAR(connect_function_doc,
+"connect($module, sock, address, /)\n--\n\n"
+"As SocketMethods.connect(), for a socket.socket of AF_INET or AF_INET6.");
+
+static PyObject *
+smcsock_connect(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    call c;
+    return begin_function(&c, module, "connect", args, nargs, 2) ? do_connect(&c, args[1])
+                                                                : NULL;
+}
+
+PyDoc_STRVAR(connect_ex_function_doc,
+"connect_ex($module, sock, address, /)\n--\n\n"
+"As SocketMethods.connect_ex(), for a socket.socket of AF_INET or AF_INET6.");
+
+static PyObject *
+smcsock_connect_ex(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    call c;
+    return begin_function(&c, module, "connect_ex", args, nargs, 2) ? do_connect_ex(&c, args[1])
+                                                                   : NULL;
+}
+
+PyDoc_STRVAR(inode_doc,
+"inode($module, sock, /)\n--\n\n"
+"The inode of the file behind a socket.socket; 0 if it is closed.");
+
+static PyObject *
+smcsock_inode(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    call c;
+    struct stat status;
+    if (!begin_function(&c, module, "inode", args, nargs, 1) || !get_fd(&c)) {
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(fstat(c.fd, &status) < 0 ? 0 : status.st_ino);
+}
+
+PyDoc_STRVAR(identify_doc,
+"identify($module, fd, /)\n--\n\n"
+"What a descriptor is: its inode, and SO_DOMAIN, SO_TYPE and SO_PROTOCOL, -1 for\n"
+"what is no socket.  Raises OSError.");
+
+static PyObject *
+smcsock_identify(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    struct stat status;
+    int fd;
+    if (!as_int(arg, &fd)) {
+        return NULL;
+    }
+    if (fstat(fd, &status) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return Py_BuildValue("Kiii", (unsigned long long)status.st_ino,
+                         get_int_option(fd, SOL_SOCKET, SO_DOMAIN),
+                         get_int_option(fd, SOL_SOCKET, SO_TYPE),
+                         get_int_option(fd, SOL_SOCKET, SO_PROTOCOL));
+}
+
+PyDoc_STRVAR(replace_doc,
+"replace($module, sock, fd, /)\n--\n\n"
+"Puts another file, that of fd, in the place of the one behind a socket.socket,\n"
+"which keeps its descriptor, whether that is inheritable, and its blocking mode.");
+
+static PyObject *
+smcsock_replace(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    call c;
+    int fd;
+    if (!begin_function(&c, module, "replace", args, nargs, 2) || !as_int(args[1], &fd) ||
+        !get_fd(&c)) {
+        return NULL;
+    }
+    /* The GIL is kept: another thread that closes the socket has done so before, and
+       the number is -1, or will do so afterwards.  Without one (free-threaded), it is
+       for the program not to close a socket that it connects or lets listen. */
+    int inherit = fcntl(c.fd, F_GETFD);
+    int status = fcntl(c.fd, F_GETFL);
+    if (inherit < 0 || status < 0 || fcntl(fd, F_SETFL, status) < 0 ||
+        dup3(fd, c.fd, inherit & FD_CLOEXEC ? O_CLOEXEC : 0) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
 /* ---- SocketMethods --------------------------------------------------------- */
 
 #define METHOD(name, function, doc)                                                   \
@@ -1301,8 +1444,8 @@ static PyMethodDef socket_methods[] = {
 
 PyDoc_STRVAR(socket_methods_doc,
 "Methods of _socket.socket as SMC needs them.\n\n"
-"To be a base class in front of socket.socket.  The attribute _inet is AF_INET or\n"
-"AF_INET6, the family of the socket's addresses.");
+"To be a base class in front of socket.socket, with AF_INET or AF_INET6, the family\n"
+"of its addresses, for what is underneath.");
 
 static PyType_Slot socket_methods_slots[] = {
     {Py_tp_methods, socket_methods},
@@ -1319,9 +1462,18 @@ static PyType_Spec socket_methods_spec = {
 
 /* ---- Module ---------------------------------------------------------------- */
 
+#define FUNCTION(name, function, doc) \
+    {name, (PyCFunction)(void (*)(void))function, METH_FASTCALL, doc}
+
 static PyMethodDef module_methods[] = {
-    {"socket", (PyCFunction)(void (*)(void))smcsock_socket, METH_FASTCALL, socket_doc},
-    {"records", (PyCFunction)(void (*)(void))smcsock_records, METH_FASTCALL, records_doc},
+    FUNCTION("socket", smcsock_socket, socket_doc),
+    FUNCTION("accept", smcsock_accept, accept_function_doc),
+    FUNCTION("connect", smcsock_connect, connect_function_doc),
+    FUNCTION("connect_ex", smcsock_connect_ex, connect_ex_function_doc),
+    FUNCTION("inode", smcsock_inode, inode_doc),
+    FUNCTION("replace", smcsock_replace, replace_doc),
+    {"identify", smcsock_identify, METH_O, identify_doc},
+    FUNCTION("records", smcsock_records, records_doc),
     {NULL, NULL, 0, NULL},
 };
 
@@ -1369,6 +1521,21 @@ find_socket_functions(module_state *state)
                  find_noargs_function(sock, "gettimeout", &state->gettimeout_function);
     Py_DECREF(sock);
     return found;
+}
+
+static bool
+find_family_member(module_state *state)
+{
+    state->family = PyObject_GetAttrString(state->socket_type, "family");
+    if (state->family == NULL) {
+        return false;
+    }
+    *(void **)&state->get_family = PyType_GetSlot(Py_TYPE(state->family), Py_tp_descr_get);
+    if (state->get_family == NULL) {
+        PyErr_SetString(PyExc_TypeError, "_socket.socket has no member family");
+        return false;
+    }
+    return true;
 }
 
 static bool
@@ -1420,9 +1587,9 @@ static int
 module_exec(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
-    if (!find_socket_functions(state) || !find_audit_function(state) ||
+    if (!find_socket_functions(state) || !find_family_member(state) ||
+        !find_audit_function(state) ||
         (state->gaierror = import_attribute("_socket", "gaierror")) == NULL ||
-        (state->str_inet = PyUnicode_InternFromString("_inet")) == NULL ||
         (state->str_socket_bind = PyUnicode_InternFromString("socket.bind")) == NULL ||
         (state->str_socket_connect = PyUnicode_InternFromString("socket.connect")) == NULL ||
         !add_handshake_interrupted(module, state) || !add_socket_methods(module) ||
@@ -1445,7 +1612,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->socket_type);
     Py_VISIT(state->handshake_interrupted);
     Py_VISIT(state->audit);
-    Py_VISIT(state->str_inet);
+    Py_VISIT(state->family);
     Py_VISIT(state->str_socket_bind);
     Py_VISIT(state->str_socket_connect);
     return 0;
@@ -1459,7 +1626,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->socket_type);
     Py_CLEAR(state->handshake_interrupted);
     Py_CLEAR(state->audit);
-    Py_CLEAR(state->str_inet);
+    Py_CLEAR(state->family);
     Py_CLEAR(state->str_socket_bind);
     Py_CLEAR(state->str_socket_connect);
     return 0;

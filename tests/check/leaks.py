@@ -85,8 +85,8 @@ LISTENER = new_listener()
 ADDRESS = LISTENER.getsockname()
 QUIET = new_listener()  # nobody connects to it
 UNUSED = {AF_INET: new_socket(), AF_INET6: new_socket(AF_INET6)}
-STRANGE = new_socket()
-STRANGE._inet = socket.AF_UNIX
+STRANGE = smcsock.socket.__new__(smcsock.socket)
+socket.socket.__init__(STRANGE, socket.AF_UNIX)
 CLOSED = new_socket()
 CLOSED.close()
 UDP = socket.socket(AF_INET, socket.SOCK_DGRAM)
@@ -98,7 +98,7 @@ with new_listener() as _listener:
 WATCHED: list[Any] = [
     *(LISTENER, ADDRESS, QUIET, *UNUSED.values(), CLOSED, UDP, REFUSING),
     *(None, True, False, (), b"", "", "127.0.0.1", AF_INET, AF_INET6),
-    *map(sys.intern, ("socket.bind", "socket.connect", "fileno", "gettimeout", "_inet")),
+    *map(sys.intern, ("socket.bind", "socket.connect", "fileno", "gettimeout")),
     *(OSError, TimeoutError, TypeError, ValueError, OverflowError, socket.gaierror, Handler),
     smcsock.HandshakeInterruptedError,
     *(smcsock.socket, smcsock.SmcInfo, _smcsock, _smcsock.SocketMethods, sys.audit),
