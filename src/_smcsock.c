@@ -540,25 +540,27 @@ wait_for(call *c, short events, int64_t deadline)
 /* ---- The calls ------------------------------------------------------------ */
 
 PyDoc_STRVAR(socket_doc,
-"socket($module, type, proto, /)\n--\n\n"
-"Opens an AF_SMC socket, non-inheritable, and returns its descriptor.\n\n"
-"type is SOCK_STREAM, with SOCK_NONBLOCK if wanted; proto SMCPROTO_SMC or\n"
-"SMCPROTO_SMC6.  Raises OSError; EAFNOSUPPORT means a kernel without SMC.");
+"socket($module, type, proto, family=AF_SMC, /)\n--\n\n"
+"Opens a socket, non-inheritable, and returns its descriptor; raises no audit event.\n\n"
+"For an SMC socket, type is SOCK_STREAM, with SOCK_NONBLOCK if wanted, and proto\n"
+"SMCPROTO_SMC or SMCPROTO_SMC6.  Raises OSError; EAFNOSUPPORT then means a kernel\n"
+"without SMC.");
 
 static PyObject *
 smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
-    int type, proto, fd, error;
-    if (nargs != 2) {
-        return PyErr_Format(PyExc_TypeError, "socket() takes exactly 2 arguments (%zd given)",
+    int type, proto, family = AF_SMC, fd, error;
+    if (nargs < 2 || nargs > 3) {
+        return PyErr_Format(PyExc_TypeError, "socket() takes 2 or 3 arguments (%zd given)",
                             nargs);
     }
-    if (!as_int(args[0], &type) || !as_int(args[1], &proto)) {
+    if (!as_int(args[0], &type) || !as_int(args[1], &proto) ||
+        (nargs == 3 && !as_int(args[2], &family))) {
         return NULL;
     }
     /* Blocks while the kernel loads the smc module. */
     Py_BEGIN_ALLOW_THREADS
-    fd = socket(AF_SMC, type | SOCK_CLOEXEC, proto);
+    fd = socket(family, type | SOCK_CLOEXEC, proto);
     error = errno;
     Py_END_ALLOW_THREADS
     if (fd < 0) {

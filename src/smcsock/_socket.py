@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 from . import _smcsock
 from ._errors import DiagUnavailableError, FallbackError, SMCUnsupportedError
 from ._info import Mode, SmcInfo, query
+from ._opening import SANDBOXED, Opening, has_smc, lacks_smc, open_smc
 from ._smcsock import AF_SMC, IPPROTO_SMC, SMCPROTO_SMC, SMCPROTO_SMC6
 
 __all__ = ["Fallback", "fromfd", "has_smc", "socket", "until_end"]
@@ -26,6 +27,8 @@ _SOCK_STREAM = _stdlib.SOCK_STREAM
 _TYPE_FLAGS = _stdlib.SOCK_NONBLOCK | _stdlib.SOCK_CLOEXEC
 
 _UNSPECIFIED = ("0.0.0.0", "::")
+
+_IPPROTO_MPTCP = 262  # of linux/in.h, which not all C libraries know
 
 _SMCPROTO = {_AF_INET: SMCPROTO_SMC, _AF_INET6: SMCPROTO_SMC6}
 
@@ -48,26 +51,6 @@ def _presentations() -> dict[tuple[int, int], tuple[int, _stdlib.AddressFamily, 
 
 
 _PRESENTATIONS = _presentations()
-
-
-# EAFNOSUPPORT: no SMC in the kernel. The others: a sandbox forbids it.
-_NO_SMC_ERRNOS = (errno.EAFNOSUPPORT, errno.EACCES, errno.EPERM)
-
-
-def has_smc() -> bool:
-    """Whether this process can open SMC sockets; asks the kernel by opening one.
-
-    The kernel may load its smc module to answer. Raises OSError when the question
-    cannot be settled (no descriptor or memory left).
-    """
-    try:
-        fd = _smcsock.socket(_SOCK_STREAM, SMCPROTO_SMC)
-    except OSError as error:
-        if error.errno in _NO_SMC_ERRNOS:
-            return False
-        raise
-    os.close(fd)
-    return True
 
 
 def _tcp_allowed(fallback: Fallback | None) -> bool:
@@ -115,8 +98,9 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
     presents AF_SMC, or AF_INET/AF_INET6 if it was opened with IPPROTO_SMC or
     ``family`` asks for it.
 
-    ``fallback="tcp"`` allows a plain TCP socket where the kernel has no SMC; without
-    it that is SMCUnsupportedError. None takes the environment variable
+    ``fallback="tcp"`` allows a plain TCP socket where the kernel has no SMC, and in
+    ``fileno`` a TCP socket, of Multipath TCP too; without it that is SMCUnsupportedError,
+    or ValueError. None takes the environment variable
     SMCSOCK_FALLBACK, "tcp" or "error".
     """
 
@@ -148,12 +132,13 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         if self._family == AF_SMC:
             # The base class raises the event too, but knows the socket as INET.
             sys.audit("socket.__new__", self, AF_SMC, type, self._proto)
+        opening = Opening(lambda: self._open(type, fallback))
         try:
-            fd = _smcsock.socket(type, _SMCPROTO[self._inet])
-        except OSError as error:
-            self._open_tcp(error, type, fallback)
-        else:
-            self._adopt(fd, type)
+            _base_init(self, self._inet, type, self._proto, opening)  # type: ignore[arg-type]
+        except BaseException:
+            _base_detach(self)
+            opening.undo()
+            raise
 
     def _present(self, family: int, proto: int) -> None:
         """Settles how the socket presents itself; OSError if it is no SMC socket."""
@@ -168,19 +153,19 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         self._family, self._inet, self._proto = _PRESENTATIONS[key]
         self._is_tcp = False
 
-    def _open_tcp(self, error: OSError, type: int, fallback: Fallback | None) -> None:
-        """Opens a TCP socket if it is for want of SMC that no SMC socket could be."""
-        # With SMCPROTO_SMC6 alone it is a kernel without IPv6.
-        if error.errno not in _NO_SMC_ERRNOS or has_smc():
-            raise error
-        if type & ~_TYPE_FLAGS != _SOCK_STREAM:
-            raise _error(errno.ESOCKTNOSUPPORT)
-        if not _tcp_allowed(fallback):
-            if error.errno == errno.EAFNOSUPPORT:
-                raise SMCUnsupportedError from None
-            raise error
+    def _open(self, type: int, fallback: Fallback | None) -> int:
+        """Opens an SMC socket, or TCP if there is no SMC and that is allowed: a descriptor."""
+        try:
+            return open_smc(type, _SMCPROTO[self._inet])
+        except OSError as error:
+            if not isinstance(error, SMCUnsupportedError) and error.errno not in SANDBOXED:
+                raise
+            if type & ~_TYPE_FLAGS != _SOCK_STREAM:
+                raise _error(errno.ESOCKTNOSUPPORT) from None
+            if not _tcp_allowed(fallback):
+                raise
         self._is_tcp = True
-        _base_init(self, self._inet, type, self._proto if self._family != AF_SMC else 0)
+        return _smcsock.socket(type, 0 if self._family == AF_SMC else self._proto, self._inet)
 
     def _adopt(self, fd: int, type: int) -> None:
         """Takes over a new descriptor, which is closed if that fails."""
@@ -218,10 +203,11 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
             # A TCP socket, or an SMC socket after a fallback: to every system call
             # the kernel then puts the TCP socket in its place. sock_diag knows.
             own_family, is_tcp = self._family_of_fallback(inet, fallback)
+        elif protocol == _IPPROTO_MPTCP and _tcp_allowed(fallback):
+            own_family, is_tcp = inet, True
         else:
-            raise ValueError(
-                f"descriptor {self.fileno()} is no SMC socket: its protocol is {protocol}"
-            )
+            name = "Multipath TCP" if protocol == _IPPROTO_MPTCP else protocol
+            raise ValueError(f"descriptor {self.fileno()} is no SMC socket: its protocol is {name}")
         if family == -1:
             family = own_family
         if family == AF_SMC and proto in (-1, 0):
@@ -234,7 +220,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
     def _family_of_fallback(self, inet: int, fallback: Fallback | None) -> tuple[int, bool]:
         refusal = f"descriptor {self.fileno()} is a TCP socket, not an SMC socket"
         try:
-            info = query(self)
+            info = None if lacks_smc() else query(self)
         except DiagUnavailableError as error:
             if not _tcp_allowed(fallback):
                 raise ValueError(f"{refusal}, as far as can be told: {error.strerror}") from None

@@ -107,9 +107,10 @@ WATCHED: list[Any] = [
 # ----- arguments
 
 fails("socket: no arguments", TypeError, _smcsock.socket)
-fails("socket: too many arguments", TypeError, _smcsock.socket, 1, 2, 3)
+fails("socket: too many arguments", TypeError, _smcsock.socket, 1, 2, 3, 4)
 fails("socket: type of type", TypeError, _smcsock.socket, "1", 0)
 fails("socket: type of proto", TypeError, _smcsock.socket, SOCK_STREAM, None)
+fails("socket: type of family", TypeError, _smcsock.socket, SOCK_STREAM, 0, "2")
 fails("socket: overflow", OverflowError, _smcsock.socket, SOCK_STREAM, 2**31)
 fails("socket: overflow of long", OverflowError, _smcsock.socket, -(2**64), 0)
 fails("socket: bad protocol", OSError, _smcsock.socket, SOCK_STREAM, 99)
@@ -199,6 +200,7 @@ for label, family, host in (
 def open_and_close() -> None:
     with contextlib.suppress(OSError):  # without SMC in the kernel
         os.close(_smcsock.socket(SOCK_STREAM, smcsock.SMCPROTO_SMC))
+    os.close(_smcsock.socket(SOCK_STREAM, 0, AF_INET))
 
 
 @case
