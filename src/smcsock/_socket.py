@@ -1,25 +1,35 @@
 """The type: socket.socket for SMC."""
 
-import dataclasses
+from __future__ import annotations
+
 import errno
 import os
 import select
 import socket as _stdlib
 import stat
 import sys
-from collections.abc import Callable
 from operator import index
-from typing import Any, Literal, TypeAlias
 
 from . import _smcsock
 from ._errors import DiagUnavailableError, FallbackError, SMCUnsupportedError
-from ._info import Mode, SmcInfo, query
-from ._opening import SANDBOXED, Opening, has_smc, lacks_smc, open_smc
+from ._opening import SANDBOXED, Opening, had_smc, has_smc, lacks_smc, open_smc
 from ._smcsock import AF_SMC, IPPROTO_SMC, SMCPROTO_SMC, SMCPROTO_SMC6
 
-__all__ = ["Fallback", "fromfd", "has_smc", "socket", "until_end"]
+# Neither typing nor what smc_info() needs is loaded with the package: they would take
+# longer than the rest of it.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Literal, TypeAlias
 
-Fallback: TypeAlias = Literal["tcp", "error"]
+    from ._info import SmcInfo
+
+    Fallback: TypeAlias = Literal["tcp", "error"]
+    Presentation: TypeAlias = tuple[int, _stdlib.AddressFamily, int, int]
+else:
+    Fallback = str
+
+__all__ = ["Fallback", "fromfd", "has_smc", "socket", "until_end"]
 
 _AF_INET = _stdlib.AF_INET
 _AF_INET6 = _stdlib.AF_INET6
@@ -39,18 +49,30 @@ _base_detach = _stdlib.socket.detach
 _base_getsockopt = _stdlib.socket.getsockopt
 
 
-def _presentations() -> dict[tuple[int, int], tuple[int, _stdlib.AddressFamily, int]]:
-    """What a caller may ask for, family and proto, to family, inet and proto of the socket."""
-    table: dict[tuple[int, int], tuple[int, _stdlib.AddressFamily, int]] = {}
+def _presentations() -> dict[tuple[int, int], Presentation]:
+    """What a caller may ask for, family and proto, to how the socket presents itself.
+
+    That is its family, inet and proto; and the proto that the kernel is asked for.
+    """
+    table: dict[tuple[int, int], Presentation] = {}
     for inet, smcproto in _SMCPROTO.items():
-        table[-1, smcproto] = table[AF_SMC, smcproto] = AF_SMC, inet, smcproto
-        table[inet, -1] = table[inet, 0] = table[inet, IPPROTO_SMC] = inet, inet, 0
-        table[inet, _stdlib.IPPROTO_TCP] = inet, inet, _stdlib.IPPROTO_TCP
+        table[inet, -1] = table[inet, 0] = table[inet, IPPROTO_SMC] = inet, inet, 0, smcproto
+        table[-1, smcproto] = table[AF_SMC, smcproto] = AF_SMC, inet, smcproto, smcproto
+        table[inet, _stdlib.IPPROTO_TCP] = inet, inet, _stdlib.IPPROTO_TCP, smcproto
     table[-1, -1] = table[AF_SMC, -1] = table[AF_SMC, SMCPROTO_SMC]
     return table
 
 
 _PRESENTATIONS = _presentations()
+_smcsock.present(tuple((*asked, *presented) for asked, presented in _PRESENTATIONS.items()))
+
+
+def _load_info() -> None:
+    """Loads what smc_info() needs, while it can be found: the process may chroot later."""
+    try:
+        from . import _info  # noqa: F401
+    except ImportError:
+        return
 
 
 def _tcp_allowed(fallback: Fallback | None) -> bool:
@@ -112,7 +134,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
     _is_tcp: bool  # opened for want of SMC in the kernel
     _proto: int
 
-    def __init__(
+    def _init(
         self,
         family: int = -1,
         type: int = -1,
@@ -121,6 +143,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         *,
         fallback: Fallback | None = None,
     ) -> None:
+        """What __init__() does for all but what was opened before: that it does by itself."""
         if fallback is not None:
             _tcp_allowed(fallback)
         if fileno is not None:
@@ -139,6 +162,8 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
             _base_detach(self)
             opening.undo()
             raise
+        _load_info()
+        _smcsock.open_directly(had_smc())
 
     def _present(self, family: int, proto: int) -> None:
         """Settles how the socket presents itself; OSError if it is no SMC socket."""
@@ -150,7 +175,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
                 raise _error(errno.EPROTONOSUPPORT)
             detail = f": smcsock opens sockets of AF_SMC, AF_INET and AF_INET6, not {family}"
             raise _error(errno.EAFNOSUPPORT, detail)
-        self._family, self._inet, self._proto = _PRESENTATIONS[key]
+        self._family, self._inet, self._proto, _ = _PRESENTATIONS[key]
         self._is_tcp = False
 
     def _open(self, type: int, fallback: Fallback | None) -> int:
@@ -180,6 +205,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         self, family: int, type: int, proto: int, fd: int, fallback: Fallback | None
     ) -> None:
         """Takes over a caller's descriptor, which stays the caller's if that fails."""
+        _load_info()
         self._family, self._proto = family, proto  # for repr, until they are known
         _base_init(self, -1, type, proto, fd)
         try:
@@ -218,6 +244,8 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         self._is_tcp = is_tcp
 
     def _family_of_fallback(self, inet: int, fallback: Fallback | None) -> tuple[int, bool]:
+        from ._info import query
+
         refusal = f"descriptor {self.fileno()} is a TCP socket, not an SMC socket"
         try:
             info = None if lacks_smc() else query(self)
@@ -232,7 +260,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         return inet, True
 
     @classmethod
-    def _like(cls, sock: "socket", fd: int) -> "socket":
+    def _like(cls, sock: socket, fd: int) -> socket:
         """A socket for a new descriptor that presents itself as another one does."""
         new = cls.__new__(cls)
         new._family, new._inet = sock._family, sock._inet
@@ -250,7 +278,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         """SMCPROTO_SMC or SMCPROTO_SMC6 with AF_SMC, else 0 or IPPROTO_TCP."""
         return self._proto
 
-    def accept(self, *, require_smc: bool = False) -> tuple["socket", Any]:
+    def accept(self, *, require_smc: bool = False) -> tuple[socket, Any]:
         """Waits for a connection; returns its socket and the peer's address.
 
         With ``require_smc`` a connection that fell back to TCP is closed and
@@ -289,7 +317,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
             return errno.ECONNABORTED if error.errno == errno.ENOTCONN else 0
         return 0
 
-    def dup(self) -> "socket":
+    def dup(self) -> socket:
         """A second socket for the same connection."""
         new = self._like(self, os.dup(self.fileno()))
         new.settimeout(self.gettimeout())
@@ -306,6 +334,8 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         privilege. Raises DiagUnavailableError where the kernel's smc_diag is
         missing, else OSError.
         """
+        from ._info import Mode, SmcInfo, query
+
         if self._is_tcp:
             os.fstat(self.fileno())  # EBADF if closed, as for an SMC socket
             return SmcInfo(Mode.TCP)
@@ -318,6 +348,8 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
 
     def _with_addresses(self, info: SmcInfo) -> SmcInfo:
         """Fills in the addresses, which smc_diag leaves out for IPPROTO_SMC."""
+        from dataclasses import replace
+
         local, peer = info.local, info.peer
         if local is not None and local[0] in _UNSPECIFIED:
             local = self.getsockname()
@@ -326,7 +358,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
                 peer = self.getpeername()
             except OSError:  # closed meanwhile
                 peer = None
-        return dataclasses.replace(info, local=local, peer=peer)
+        return replace(info, local=local, peer=peer)
 
     def fell_back(self) -> bool:
         """Whether this connection is TCP; cheap, and without smc_diag.
@@ -387,17 +419,21 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         state = self._family, self._inet, self._proto, self._is_tcp
         return self._rebuilder(), (reduction.DupFd(self.fileno()), *state)
 
-    def _rebuilder(self) -> Callable[..., "socket"]:
+    def _rebuilder(self) -> Callable[..., socket]:
         return _rebuild
 
     @classmethod
     def _rebuild(
         cls, duplicate: Any, family: int, inet: _stdlib.AddressFamily, proto: int, is_tcp: bool
-    ) -> "socket":
+    ) -> socket:
         new = cls.__new__(cls)
         new._family, new._inet, new._proto, new._is_tcp = family, inet, proto, is_tcp
         new._adopt(duplicate.detach(), _SOCK_STREAM)
         return new
+
+
+# What is raised of wrong arguments names the method that was called.
+socket._init.__qualname__ = "socket.__init__"
 
 
 def _rebuild(*state: Any) -> socket:

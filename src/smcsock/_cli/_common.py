@@ -1,6 +1,5 @@
 """What the commands share: exit status, output, errors."""
 
-import argparse
 import contextlib
 import errno
 import math
@@ -122,7 +121,9 @@ def parse_seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds <= _MAX_SECONDS:
-        raise argparse.ArgumentTypeError(
+        from argparse import ArgumentTypeError
+
+        raise ArgumentTypeError(
             f"not a number of seconds above 0 and up to {_MAX_SECONDS:g}: {text!r}"
         )
     return seconds
