@@ -63,6 +63,11 @@ typedef struct {
 
 #define MAX_PRESENTATIONS 16
 
+/* What a new socket.socket has to be given, and what smcsock.socket adds. */
+enum { IO_REFS, CLOSED, FAMILY, INET, PROTO, IS_TCP, MEMBERS };
+static const char *const member_names[MEMBERS] = {"_io_refs", "_closed", "_family",
+                                                  "_inet",    "_proto",  "_is_tcp"};
+
 typedef PyObject *(*fastcall_function)(PyObject *, PyObject *const *, Py_ssize_t);
 
 typedef struct {
@@ -70,12 +75,9 @@ typedef struct {
     PyObject *socket_type; /* _socket.socket */
     initproc socket_init;  /* its __init__() */
     PyObject *opening_type;
-    PyObject *str_family;
-    PyObject *str_inet;
-    PyObject *str_proto;
-    PyObject *str_is_tcp;
-    PyObject *str_io_refs;
-    PyObject *str_closed;
+    PyObject *own_type; /* smcsock.socket, NULL before present() */
+    PyObject *members[MEMBERS]; /* its descriptors of member_names */
+    descrsetfunc set_member;
     PyObject *str_socket_new;
     PyObject *zero;
     PyObject *stream; /* SOCK_STREAM */
@@ -93,6 +95,9 @@ typedef struct {
     fastcall_function audit_function;
     PyCFunction fileno_function;
     PyCFunction gettimeout_function;
+    PyCFunction accept_function;
+    PyCFunction connect_function;
+    PyCFunction connect_ex_function;
     descrgetfunc get_family; /* what reads the member */
 } module_state;
 
@@ -737,6 +742,20 @@ begin_function(call *c, PyObject *module, const char *function, PyObject *const 
     return begin_on_socket(c, PyModule_GetState(module), args[0]);
 }
 
+/* The family that _socket.socket has for the socket. */
+static bool
+family_of(const call *c, int *family)
+{
+    PyObject *number =
+        c->state->get_family(c->state->family, c->sock, (PyObject *)Py_TYPE(c->sock));
+    if (number == NULL) {
+        return false;
+    }
+    bool ok = as_int(number, family);
+    Py_DECREF(number);
+    return ok;
+}
+
 /* Parses the address that a method got, with the family that _socket.socket has for
    the socket, raises the audit event, and only then gets the descriptor: resolving a
    name or a hook may take long, and the socket be closed meanwhile. */
@@ -745,14 +764,7 @@ begin_address(call *c, PyObject *arg, const char *method, PyObject *event,
               inet_address *address)
 {
     int family;
-    PyObject *number =
-        c->state->get_family(c->state->family, c->sock, (PyObject *)Py_TYPE(c->sock));
-    if (number == NULL) {
-        return 0;
-    }
-    bool ok = as_int(number, &family);
-    Py_DECREF(number);
-    if (!ok) {
+    if (!family_of(c, &family)) {
         return 0;
     }
     if (family != AF_INET && family != AF_INET6) {
@@ -1453,39 +1465,76 @@ socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args)
 
 /* ---- Sockets of other classes -------------------------------------------- */
 
+/* Starts a function that is the method of _socket.socket for all but AF_INET and AF_INET6. */
+static bool
+begin_for_inet(call *c, PyObject *module, const char *function, PyObject *const *args,
+               Py_ssize_t nargs, Py_ssize_t expected, bool *is_inet)
+{
+    int family;
+    if (!begin_function(c, module, function, args, nargs, expected) || !family_of(c, &family)) {
+        return false;
+    }
+    *is_inet = family == AF_INET || family == AF_INET6;
+    return true;
+}
+
+static PyObject *
+call_standard(const call *c, PyCFunction function, const char *name, PyObject *arg)
+{
+    return function != NULL ? function(c->sock, arg)
+                            : PyObject_CallMethod(c->state->socket_type, name,
+                                                  arg == NULL ? "O" : "OO", c->sock, arg);
+}
+
 PyDoc_STRVAR(accept_function_doc,
 "accept($module, sock, /)\n--\n\n"
-"As SocketMethods._accept(), for any socket.socket.");
+"As SocketMethods._accept(), for a socket.socket of AF_INET or AF_INET6; else as\n"
+"_socket.socket._accept().");
 
 static PyObject *
 smcsock_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     call c;
-    return begin_function(&c, module, "accept", args, nargs, 1) ? accept_connection(&c) : NULL;
+    bool is_inet;
+    if (!begin_for_inet(&c, module, "accept", args, nargs, 1, &is_inet)) {
+        return NULL;
+    }
+    return is_inet ? accept_connection(&c)
+                   : call_standard(&c, c.state->accept_function, "_accept", NULL);
 }
 
 PyDoc_STRVAR(connect_function_doc,
 "connect($module, sock, address, /)\n--\n\n"
-"As SocketMethods.connect(), for a socket.socket of AF_INET or AF_INET6.");
+"As SocketMethods.connect(), for a socket.socket of AF_INET or AF_INET6; else as\n"
+"_socket.socket.connect().");
 
 static PyObject *
 smcsock_connect(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     call c;
-    return begin_function(&c, module, "connect", args, nargs, 2) ? do_connect(&c, args[1])
-                                                                : NULL;
+    bool is_inet;
+    if (!begin_for_inet(&c, module, "connect", args, nargs, 2, &is_inet)) {
+        return NULL;
+    }
+    return is_inet ? do_connect(&c, args[1])
+                   : call_standard(&c, c.state->connect_function, "connect", args[1]);
 }
 
 PyDoc_STRVAR(connect_ex_function_doc,
 "connect_ex($module, sock, address, /)\n--\n\n"
-"As SocketMethods.connect_ex(), for a socket.socket of AF_INET or AF_INET6.");
+"As SocketMethods.connect_ex(), for a socket.socket of AF_INET or AF_INET6; else as\n"
+"_socket.socket.connect_ex().");
 
 static PyObject *
 smcsock_connect_ex(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     call c;
-    return begin_function(&c, module, "connect_ex", args, nargs, 2) ? do_connect_ex(&c, args[1])
-                                                                   : NULL;
+    bool is_inet;
+    if (!begin_for_inet(&c, module, "connect_ex", args, nargs, 2, &is_inet)) {
+        return NULL;
+    }
+    return is_inet ? do_connect_ex(&c, args[1])
+                   : call_standard(&c, c.state->connect_ex_function, "connect_ex", args[1]);
 }
 
 PyDoc_STRVAR(inode_doc,
@@ -1574,6 +1623,12 @@ abandon(module_state *state, PyObject *sock, int fd)
     PyErr_Restore(type, value, traceback);
 }
 
+static bool
+set_member(const module_state *state, PyObject *sock, int member, PyObject *value)
+{
+    return state->set_member(state->members[member], sock, value) == 0;
+}
+
 enum { OTHERWISE, OPENED, FAILED };
 
 /* What socket.__init__() does, for a new SMC socket of the kernel.  OTHERWISE, with no
@@ -1594,13 +1649,13 @@ open_presented(module_state *state, PyObject *self, PyObject *type, int type_num
     o->type = type_number;
     o->proto = p->smcproto;
     PyObject *args = PyTuple_Pack(4, p->inet, type, p->proto, (PyObject *)o);
-    bool ok = args != NULL && PyObject_SetAttr(self, state->str_family, p->family) == 0 &&
-              PyObject_SetAttr(self, state->str_inet, p->inet) == 0 &&
-              PyObject_SetAttr(self, state->str_proto, p->proto) == 0 &&
-              PyObject_SetAttr(self, state->str_is_tcp, Py_False) == 0 &&
+    bool ok = args != NULL && set_member(state, self, FAMILY, p->family) &&
+              set_member(state, self, INET, p->inet) &&
+              set_member(state, self, PROTO, p->proto) &&
+              set_member(state, self, IS_TCP, Py_False) &&
               state->socket_init(self, args, NULL) == 0 &&
-              PyObject_SetAttr(self, state->str_io_refs, state->zero) == 0 &&
-              PyObject_SetAttr(self, state->str_closed, Py_False) == 0;
+              set_member(state, self, IO_REFS, state->zero) &&
+              set_member(state, self, CLOSED, Py_False);
     Py_XDECREF(args);
     if (!ok && o->fd >= 0) {
         abandon(state, self, o->fd);
@@ -1647,14 +1702,11 @@ static PyObject *
 socket_initialize(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
                   PyObject *kwnames)
 {
-    call c;
     module_state *state = PyType_GetModuleState(type);
     const presentation *p = NULL;
-    if (!begin_on_socket(&c, state, self)) {
-        return NULL;
-    }
     int asked[3] = {-1, -1, -1};
-    if (kwnames == NULL && nargs <= 3 && atomic_load(&state->opens_directly)) {
+    if (kwnames == NULL && nargs <= 3 && atomic_load(&state->opens_directly) &&
+        PyObject_TypeCheck(self, (PyTypeObject *)state->own_type)) {
         p = find_presentation(state, args, nargs, asked);
     }
     if (p != NULL) {
@@ -1673,16 +1725,42 @@ socket_initialize(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_
 }
 
 PyDoc_STRVAR(present_doc,
-"present($module, table, /)\n--\n\n"
-"Sets how sockets can present themselves: of each the family and proto that are asked\n"
-"for; family, inet and proto of the socket; and the kernel's proto.  To be called once.");
+"present($module, type, table, /)\n--\n\n"
+"Sets the class whose sockets __init__() may open, and how they can present themselves:\n"
+"of each presentation the family and proto that are asked for; family, inet and proto of\n"
+"the socket; and the kernel's proto.  To be called once.");
+
+static bool
+find_members(module_state *state, PyObject *type)
+{
+    for (int i = 0; i < MEMBERS; i++) {
+        state->members[i] = PyObject_GetAttrString(type, member_names[i]);
+        if (state->members[i] == NULL) {
+            return false;
+        }
+        descrsetfunc set =
+            (descrsetfunc)PyType_GetSlot(Py_TYPE(state->members[i]), Py_tp_descr_set);
+        if (set == NULL || (i > 0 && set != state->set_member)) {
+            PyErr_SetString(PyExc_TypeError, "present() needs a class with __slots__");
+            return false;
+        }
+        state->set_member = set;
+    }
+    state->own_type = Py_NewRef(type);
+    return true;
+}
 
 static PyObject *
-smcsock_present(PyObject *module, PyObject *table)
+smcsock_present(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     module_state *state = PyModule_GetState(module);
+    if (nargs != 2 || state->own_type != NULL) {
+        PyErr_SetString(PyExc_TypeError, "present() takes two arguments, once");
+        return NULL;
+    }
+    PyObject *table = args[1];
     Py_ssize_t count = PyTuple_Size(table);
-    if (count < 0) {
+    if (count < 0 || !find_members(state, args[0])) {
         return NULL;
     }
     for (Py_ssize_t i = 0; i < count && state->presentations_count < MAX_PRESENTATIONS; i++) {
@@ -1757,7 +1835,7 @@ static PyMethodDef module_methods[] = {
     FUNCTION("replace", smcsock_replace, replace_doc),
     {"identify", smcsock_identify, METH_O, identify_doc},
     FUNCTION("records", smcsock_records, records_doc),
-    {"present", smcsock_present, METH_O, present_doc},
+    FUNCTION("present", smcsock_present, present_doc),
     {"open_directly", smcsock_open_directly, METH_O, open_directly_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -1774,15 +1852,15 @@ import_attribute(const char *module_name, const char *name)
     return attribute;
 }
 
-/* Finds the C function of a method that takes no arguments, if it has one. */
+/* Finds the C function of a method of this kind, if it has one. */
 static bool
-find_noargs_function(PyObject *obj, const char *name, PyCFunction *function)
+find_function(PyObject *obj, const char *name, int kind, PyCFunction *function)
 {
     PyObject *method = PyObject_GetAttrString(obj, name);
     if (method == NULL) {
         return false;
     }
-    if (PyCFunction_Check(method) && PyCFunction_GetFlags(method) == METH_NOARGS) {
+    if (PyCFunction_Check(method) && PyCFunction_GetFlags(method) == kind) {
         *function = PyCFunction_GetFunction(method);
     }
     Py_DECREF(method);
@@ -1804,8 +1882,12 @@ find_socket_functions(module_state *state)
     if (sock == NULL) {
         return false;
     }
-    bool found = find_noargs_function(sock, "fileno", &state->fileno_function) &&
-                 find_noargs_function(sock, "gettimeout", &state->gettimeout_function);
+    bool found =
+        find_function(sock, "fileno", METH_NOARGS, &state->fileno_function) &&
+        find_function(sock, "gettimeout", METH_NOARGS, &state->gettimeout_function) &&
+        find_function(sock, "_accept", METH_NOARGS, &state->accept_function) &&
+        find_function(sock, "connect", METH_O, &state->connect_function) &&
+        find_function(sock, "connect_ex", METH_O, &state->connect_ex_function);
     Py_DECREF(sock);
     return found;
 }
@@ -1873,13 +1955,7 @@ add_handshake_interrupted(PyObject *module, module_state *state)
 static bool
 make_constants(module_state *state)
 {
-    return (state->str_family = PyUnicode_InternFromString("_family")) != NULL &&
-           (state->str_inet = PyUnicode_InternFromString("_inet")) != NULL &&
-           (state->str_proto = PyUnicode_InternFromString("_proto")) != NULL &&
-           (state->str_is_tcp = PyUnicode_InternFromString("_is_tcp")) != NULL &&
-           (state->str_io_refs = PyUnicode_InternFromString("_io_refs")) != NULL &&
-           (state->str_closed = PyUnicode_InternFromString("_closed")) != NULL &&
-           (state->str_socket_new = PyUnicode_InternFromString("socket.__new__")) != NULL &&
+    return (state->str_socket_new = PyUnicode_InternFromString("socket.__new__")) != NULL &&
            (state->zero = PyLong_FromLong(0)) != NULL &&
            (state->stream = PyLong_FromLong(SOCK_STREAM)) != NULL;
 }
@@ -1914,6 +1990,10 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->gaierror);
     Py_VISIT(state->socket_type);
     Py_VISIT(state->opening_type);
+    Py_VISIT(state->own_type);
+    for (int i = 0; i < MEMBERS; i++) {
+        Py_VISIT(state->members[i]);
+    }
     Py_VISIT(state->zero);
     Py_VISIT(state->stream);
     for (size_t i = 0; i < state->presentations_count; i++) {
@@ -1936,12 +2016,10 @@ module_clear(PyObject *module)
     Py_CLEAR(state->gaierror);
     Py_CLEAR(state->socket_type);
     Py_CLEAR(state->opening_type);
-    Py_CLEAR(state->str_family);
-    Py_CLEAR(state->str_inet);
-    Py_CLEAR(state->str_proto);
-    Py_CLEAR(state->str_is_tcp);
-    Py_CLEAR(state->str_io_refs);
-    Py_CLEAR(state->str_closed);
+    Py_CLEAR(state->own_type);
+    for (int i = 0; i < MEMBERS; i++) {
+        Py_CLEAR(state->members[i]);
+    }
     Py_CLEAR(state->str_socket_new);
     Py_CLEAR(state->zero);
     Py_CLEAR(state->stream);

@@ -13,7 +13,7 @@ from ._errors import (
 )
 from ._helpers import create_connection, create_server
 from ._smcsock import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SMCPROTO_SMC, SMCPROTO_SMC6, SOL_SMC
-from ._socket import fromfd, has_smc, socket
+from ._socket import fromfd, has_smc, smc_info, socket
 
 __all__ = [
     "AF_SMC",
@@ -45,6 +45,7 @@ __all__ = [
     "has_smc",
     "install",
     "installed",
+    "smc_info",
     "socket",
     "uninstall",
 ]
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
     from . import aio as aio
     from . import diag as diag
     from . import doctor as doctor
+    from ._dropin import install, installed, uninstall
+    from ._dropin._report import Outcome, Report
     from ._info import (
         Connection,
         ConnectionFlag,
@@ -71,10 +74,8 @@ if TYPE_CHECKING:
         SmcInfo,
         State,
     )
-    from ._install import install, installed, uninstall
     from ._reasons import Reason
     from ._ssl import SSLSocket
-    from ._tally import Outcome, Report
 else:
     _LATER = {
         **dict.fromkeys(
@@ -92,12 +93,12 @@ else:
             "_info",
         ),
         "Reason": "_reasons",
-        "Outcome": "_tally",
-        "Report": "_tally",
+        "Outcome": "_dropin._report",
+        "Report": "_dropin._report",
         "SSLSocket": "_ssl",
-        "install": "_install",
-        "installed": "_install",
-        "uninstall": "_install",
+        "install": "_dropin",
+        "installed": "_dropin",
+        "uninstall": "_dropin",
     }
 
     def __getattr__(name: str) -> "Any":

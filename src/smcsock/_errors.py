@@ -45,7 +45,7 @@ class SMCUnsupportedError(OSError):
         super().__init__(*(args or (errno.EAFNOSUPPORT, text)))
 
 
-class FallbackError(ConnectionError):
+class FallbackError(ConnectionAbortedError):
     """A connection fell back to TCP though ``require_smc`` was asked; it was closed.
 
     ``peer`` is the address of the peer, ``info`` the :class:`SmcInfo` of the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import select
@@ -29,7 +30,17 @@ if TYPE_CHECKING:
 else:
     Fallback = str
 
-__all__ = ["Fallback", "fromfd", "has_smc", "socket", "until_end"]
+__all__ = [
+    "Fallback",
+    "StandardSocket",
+    "fromfd",
+    "has_smc",
+    "lost_error",
+    "open_socket",
+    "smc_info",
+    "socket",
+    "until_end",
+]
 
 _AF_INET = _stdlib.AF_INET
 _AF_INET6 = _stdlib.AF_INET6
@@ -42,11 +53,21 @@ _IPPROTO_MPTCP = 262  # of linux/in.h, which not all C libraries know
 
 _SMCPROTO = {_AF_INET: SMCPROTO_SMC, _AF_INET6: SMCPROTO_SMC6}
 
+if TYPE_CHECKING:
+    StandardSocket = _stdlib.socket
+else:
+    # Whatever stands in the module by that name: a program may have put something else there.
+    StandardSocket = next(
+        cls for cls in _socket.socket.__subclasses__() if cls.__module__ == "socket"
+    )
+
 # The methods of the base class, called directly: super() costs more than they do.
-_base_new = _stdlib.socket.__new__
-_base_init = _stdlib.socket.__init__
-_base_detach = _stdlib.socket.detach
-_base_getsockopt = _stdlib.socket.getsockopt
+_base_new = StandardSocket.__new__
+_base_init = StandardSocket.__init__
+_base_detach = StandardSocket.detach
+_base_fileno = StandardSocket.fileno
+_base_getpeername = StandardSocket.getpeername
+_base_getsockopt = StandardSocket.getsockopt
 
 
 def _presentations() -> dict[tuple[int, int], Presentation]:
@@ -64,7 +85,6 @@ def _presentations() -> dict[tuple[int, int], Presentation]:
 
 
 _PRESENTATIONS = _presentations()
-_smcsock.present(tuple((*asked, *presented) for asked, presented in _PRESENTATIONS.items()))
 
 
 def _load_info() -> None:
@@ -87,6 +107,23 @@ def _tcp_allowed(fallback: Fallback | None) -> bool:
     return choice == "tcp"
 
 
+def open_socket(type: int, inet: int, proto: int, fallback: Fallback | None) -> tuple[int, bool]:
+    """The descriptor of a new SMC socket; or of TCP, if there is no SMC and that is allowed.
+
+    ``proto`` is that of the TCP socket. The second value tells whether it is one.
+    """
+    try:
+        return open_smc(type, SMCPROTO_SMC6 if inet == _AF_INET6 else SMCPROTO_SMC), False
+    except OSError as error:
+        if not isinstance(error, SMCUnsupportedError) and error.errno not in SANDBOXED:
+            raise
+        if type & ~_TYPE_FLAGS != _SOCK_STREAM:
+            raise _error(errno.ESOCKTNOSUPPORT) from None
+        if not _tcp_allowed(fallback):
+            raise
+    return _smcsock.socket(type, proto, inet), True
+
+
 def until_end(file: Any, offset: int, count: int | None) -> int | None:
     """How much to ask sendfile(2) for: no more than a regular file has from offset on.
 
@@ -103,11 +140,26 @@ def until_end(file: Any, offset: int, count: int | None) -> int | None:
     return count
 
 
+def lost_error(sock: _stdlib.socket) -> int:
+    """ECONNABORTED if smc_connect_work() in the kernel has failed and left no error."""
+    fd = _base_fileno(sock)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN | select.POLLOUT)
+    # The only SMC socket that hangs up and is ready for nothing.
+    if poll.poll(0) != [(fd, select.POLLHUP)]:
+        return 0
+    try:
+        _base_getpeername(sock)
+    except OSError as error:
+        return errno.ECONNABORTED if error.errno == errno.ENOTCONN else 0
+    return 0
+
+
 def _error(code: int, detail: str = "") -> OSError:
     return OSError(code, os.strerror(code) + detail)
 
 
-class socket(_smcsock.SocketMethods, _stdlib.socket):
+class socket(_smcsock.SocketMethods, StandardSocket):
     """An SMC socket: to its user a TCP socket, to the kernel a socket of AF_SMC.
 
     ``socket()`` is ``socket(AF_SMC, SOCK_STREAM, SMCPROTO_SMC)``; SMCPROTO_SMC6 is
@@ -179,18 +231,9 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         self._is_tcp = False
 
     def _open(self, type: int, fallback: Fallback | None) -> int:
-        """Opens an SMC socket, or TCP if there is no SMC and that is allowed: a descriptor."""
-        try:
-            return open_smc(type, _SMCPROTO[self._inet])
-        except OSError as error:
-            if not isinstance(error, SMCUnsupportedError) and error.errno not in SANDBOXED:
-                raise
-            if type & ~_TYPE_FLAGS != _SOCK_STREAM:
-                raise _error(errno.ESOCKTNOSUPPORT) from None
-            if not _tcp_allowed(fallback):
-                raise
-        self._is_tcp = True
-        return _smcsock.socket(type, 0 if self._family == AF_SMC else self._proto, self._inet)
+        proto = 0 if self._family == AF_SMC else self._proto
+        fd, self._is_tcp = open_socket(type, self._inet, proto, fallback)
+        return fd
 
     def _adopt(self, fd: int, type: int) -> None:
         """Takes over a new descriptor, which is closed if that fails."""
@@ -299,23 +342,8 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         """
         value = _base_getsockopt(self, level, optname, *buflen)
         if value == 0 and optname == _stdlib.SO_ERROR and level == _stdlib.SOL_SOCKET:
-            return self._lost_error()
+            return 0 if self._is_tcp else lost_error(self)
         return value
-
-    def _lost_error(self) -> int:
-        """ECONNABORTED if smc_connect_work() in the kernel has failed and left no error."""
-        if self._is_tcp:
-            return 0
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLIN | select.POLLOUT)
-        # The only SMC socket that hangs up and is ready for nothing.
-        if poll.poll(0) != [(self.fileno(), select.POLLHUP)]:
-            return 0
-        try:
-            self.getpeername()
-        except OSError as error:
-            return errno.ECONNABORTED if error.errno == errno.ENOTCONN else 0
-        return 0
 
     def dup(self) -> socket:
         """A second socket for the same connection."""
@@ -403,7 +431,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         proto = 0 if self._family == AF_SMC else self._proto
         timeout = self.gettimeout()
         # Not by a call of the class, which smcsock.install() changes.
-        plain = _base_new(_stdlib.socket)
+        plain = _base_new(StandardSocket)
         _base_init(plain, self._inet, _SOCK_STREAM, proto, fd)
         self.detach()
         plain.settimeout(timeout)
@@ -432,6 +460,8 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         return new
 
 
+_smcsock.present(socket, tuple((*asked, *presented) for asked, presented in _PRESENTATIONS.items()))
+
 # What is raised of wrong arguments names the method that was called.
 socket._init.__qualname__ = "socket.__init__"
 
@@ -453,3 +483,13 @@ def fromfd(fd: int, *, fallback: Fallback | None = None) -> socket:
     except BaseException:
         os.close(new)
         raise
+
+
+def smc_info(sock: _stdlib.socket | int) -> SmcInfo:
+    """What a socket is, of whatever class, or a descriptor: as smcsock.socket.smc_info().
+
+    A plain TCP connection is Mode.TCP without a reason. Raises ValueError for what is
+    neither SMC nor TCP, OSError (EBADF) when it is closed.
+    """
+    with fromfd(sock if isinstance(sock, int) else sock.fileno(), fallback="tcp") as same:
+        return same.smc_info()

@@ -18,7 +18,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 from ._errors import FallbackError, SMCUnsupportedError
 from ._helpers import open_shared
 from ._info import SmcInfo
-from ._socket import Fallback, fromfd, socket, until_end
+from ._socket import Fallback, socket, until_end
+from ._socket import smc_info as _smc_info
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -576,5 +577,4 @@ def smc_info(connection: asyncio.StreamWriter | asyncio.BaseTransport) -> SmcInf
     sock = connection.get_extra_info("socket")
     if sock is None:
         raise ValueError(f"{connection!r} has no socket")
-    with fromfd(sock.fileno(), fallback="tcp") as same:
-        return same.smc_info()
+    return _smc_info(sock)

@@ -16,7 +16,7 @@ from ..diag import (
     iter_smcr_link_groups,
 )
 from ._common import ExitCode, say
-from ._diag import Cell, add_json, describe, kernel_errors, say_lists, say_table
+from ._diag import Cell, add_json, describe, format_gid, kernel_errors, say_lists, say_table
 
 __all__ = ["add"]
 
@@ -163,7 +163,7 @@ def _smcd(group: SmcdLinkGroup, details: bool) -> list[Cell]:
     if details:
         row += _v2(group.v2)
         row += ["" if group.chid is None else f"{group.chid:04x}"]
-        row += [f"{group.gid:016x}", f"{group.peer_gid:016x}"]
+        row += [format_gid(group.gid), format_gid(group.peer_gid)]
         row += [_size(group.sndbuf_size), _size(group.dmb_size)]
     return row
 

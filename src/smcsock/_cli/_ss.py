@@ -16,6 +16,7 @@ from ._diag import (
     Cell,
     add_json,
     describe,
+    format_gid,
     kernel_errors,
     plain,
     say_items,
@@ -283,9 +284,9 @@ def _smcd(info: SmcInfo) -> list[Cell]:
     if dmb is None:
         return [""] * len(_SMCD_HEADERS)
     return [
-        f"{dmb.gid:016x}",
+        format_gid(dmb.gid),
         f"{dmb.token:016x}",
-        f"{dmb.peer_gid:016x}",
+        format_gid(dmb.peer_gid),
         f"{dmb.peer_token:016x}",
         f"{dmb.link_id:08x}",
     ]
