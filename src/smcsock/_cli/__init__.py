@@ -31,6 +31,7 @@ _COMMANDS = {
     "linkgroups": "show link groups and links (smcd, smcr linkgroup)",
     "devices": "show devices (smcd, smcr device)",
     "stats": "show counters (smcd, smcr stats)",
+    "metrics": "SMC's state and counters for Prometheus",
     "system": "show what the kernel's SMC can do (smcd info)",
     "ueid": "user-defined EIDs (smcd ueid)",
     "seid": "the system EID (smcd seid)",
