@@ -25,6 +25,7 @@ __all__ = ["main", "parse", "parser"]
 _COMMANDS = {
     "echo": "try SMC with an echo server and client",
     "info": "show what this machine's kernel offers",
+    "bench": "measure TCP and SMC to the same peer",
     "run": "run a Python program over SMC",
     "doctor": "see whether SMC works, and what to fix if not",
     "ss": "show SMC sockets (smcss)",
