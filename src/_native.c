@@ -158,6 +158,20 @@ native_prctl(PyObject *Py_UNUSED(module), PyObject *args)
     return result < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(result);
 }
 
+PyDoc_STRVAR(is_child_subreaper_doc,
+"is_child_subreaper($module, /)\n--\n\n"
+"Whether orphans among the descendants of this process become its children.");
+
+static PyObject *
+native_is_child_subreaper(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(arg))
+{
+    int is_subreaper = 0;
+    if (prctl(PR_GET_CHILD_SUBREAPER, &is_subreaper, 0L, 0L, 0L) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return PyBool_FromLong(is_subreaper);
+}
+
 PyDoc_STRVAR(pidfd_getfd_doc,
 "pidfd_getfd($module, pidfd, fd, /)\n--\n\n"
 "A descriptor of this process for the file behind another process' descriptor.");
@@ -413,6 +427,7 @@ static PyMethodDef methods[] = {
     {"clone", native_clone, METH_NOARGS, clone_doc},
     {"seccomp", native_seccomp, METH_VARARGS, seccomp_doc},
     {"prctl", native_prctl, METH_VARARGS, prctl_doc},
+    {"is_child_subreaper", native_is_child_subreaper, METH_NOARGS, is_child_subreaper_doc},
     {"pidfd_getfd", native_pidfd_getfd, METH_VARARGS, pidfd_getfd_doc},
     {"process_vm_readv", native_process_vm_readv, METH_VARARGS, process_vm_readv_doc},
     {"serve", native_serve, METH_VARARGS, serve_doc},

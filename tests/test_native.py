@@ -11,9 +11,11 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -75,7 +77,12 @@ def plan(**options: Any) -> Plan:
 
 def under(work: Callable[[], Any], **options: Any) -> Any:
     """What a function returns in a process whose sockets the side process opens."""
-    return in_child(lambda: begin(plan(**options)), work)
+
+    def prepare() -> None:
+        _syscalls.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: the side process is then a child
+        begin(plan(**options))
+
+    return in_child(prepare, work)
 
 
 def is_marked(sock: socket.socket) -> bool:
@@ -336,13 +343,24 @@ def test_a_shared_port_is_to_be_had() -> None:
 # ----- what the program sees
 
 
-def test_the_side_process_is_no_child_of_the_programs() -> None:
+def test_a_process_that_gets_orphans_does_not_wait_for_the_side_process() -> None:
     def work() -> bool:
         with pytest.raises(ChildProcessError):
             os.wait()
-        return True
+        return opens_marked()
 
     assert under(work)
+
+
+def test_the_side_process_is_no_child_of_the_programs() -> None:
+    """Strace waits for children of any kind, until there are none."""
+
+    def work() -> bool:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, 0x40000000)  # __WALL
+        return opens_marked()
+
+    assert in_child(lambda: begin(plan()), work)
 
 
 def side_processes(of: int) -> list[int]:
@@ -536,3 +554,22 @@ def test_an_unprivileged_user_may() -> None:
     is_served, status = in_child(prepare, work)
     assert is_served
     assert "NoNewPrivs:\t1\n" in status
+
+
+@on_host
+def test_the_unit_of_the_documentation_is_right(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("there is no systemd here to say so")
+    text = (Path(__file__).parents[1] / "docs/native.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```ini\n(.*?)^```$", text, re.M | re.S)
+    for path in re.findall(r"/usr/\S+bin/\S+", block):
+        block = block.replace(path, "/bin/true")
+    (tmp_path / "redis-server.service.d").mkdir()
+    (tmp_path / "redis-server.service.d/smc.conf").write_text(block)
+    unit = tmp_path / "redis-server.service"
+    unit.write_text("[Service]\nType=notify\nExecStart=/bin/false\n")
+    env = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
+    command = [analyze, "verify", "--man=no", str(unit)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")

@@ -31,10 +31,12 @@ def running(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
             os.setgroups([])
             os.setgid(user)
             os.setuid(user)
-        _native.launch(list(command), env, native)
+        _native.prepare(command[0], native)
 
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(command, text=True, preexec_fn=become, **{**streams, **options})
+    process = subprocess.Popen(
+        command, text=True, env=env, preexec_fn=become, **{**streams, **options}
+    )
     with process:
         try:
             yield process

@@ -19,7 +19,7 @@ from test_native import KIND
 from apps.native import output, running, wait_for_ends, wait_until_listening
 from apps.support import IS_FOR_HERE, application, free_port
 from apps.test_databases import directory as directory
-from apps.test_databases import program
+from apps.test_databases import make_cluster, postgres, program
 from smcsock import Mode, _native
 
 pytestmark = pytest.mark.skipif(
@@ -90,18 +90,9 @@ def test_nginx_with_workers_and_curl(
 def test_postgresql_with_psql_and_psycopg(port: int, directory: Path, mode: Mode) -> None:
     """A server that forks for each connection; libpq in C and in Python."""
     psycopg = application("psycopg")
-    user = "postgres" if os.geteuid() == 0 else None
     cluster = directory / "native"
-    cluster.mkdir()
-    if user:
-        shutil.chown(directory, user)
-        shutil.chown(cluster, user)
-    init = [program("initdb"), "--no-sync", "--no-locale", "--auth=trust", "--username=postgres"]
-    subprocess.run(
-        [*init, f"--pgdata={cluster}"], user=user, cwd=cluster, check=True, stdout=subprocess.PIPE
-    )
+    user = make_cluster(cluster)
     uid = cluster.stat().st_uid if user else None
-    command = [program("postgres"), f"-D{cluster}", f"-p{port}", f"-k{cluster}", "-F"]
     address = f"host=127.0.0.1 port={port} user=postgres"
     code = f"""
         import psycopg
@@ -110,7 +101,7 @@ def test_postgresql_with_psql_and_psycopg(port: int, directory: Path, mode: Mode
     """
     assert psycopg
     with (
-        server(port, *command, user=uid, cwd=cluster),
+        server(port, *postgres(cluster, port), user=uid, cwd=cluster),
         running(program("psql"), address, "-c", "select pg_sleep(1000)"),
         running(sys.executable, "-c", textwrap.dedent(code)),
     ):

@@ -15,7 +15,7 @@ import signal
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from types import FrameType
@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 from .._socket import Fallback
 from ._install import install
+from ._libraries import loaded_libraries
 from ._methods import unfollowed
 from ._report import Outcome, Report, lines, with_modes
 from ._spool import Spool, Stage, as_json
@@ -285,10 +286,14 @@ class _Reporter:
         is_kept = self._spool is not None and self._spool.put(counts, is_open=False)
         if self._run.native:
             return
-        if self._spool is None or not is_kept:
-            _write(self._run, with_modes(counts), 1, {})
-        elif not publish(self._run, self._spool):
-            _write(self._run, with_modes(counts), 1, {})  # it failed to become another program
+        libraries = loaded_libraries()
+        if (
+            self._spool is None
+            or not is_kept
+            # It failed to become another program.
+            or not publish(self._run, self._spool, libraries=libraries)
+        ):
+            _write(self._run, with_modes(counts), 1, {}, libraries)
 
     def _hand_in(self, counts: dict[Outcome, int]) -> None:
         """Of a child: in the sum of the first process, or on its own if that was written before."""
@@ -328,10 +333,10 @@ def _interpreter() -> int:
     return int(current[0] if isinstance(current, tuple) else current)
 
 
-def publish(run: Run, spool: Spool, unseen: int = 0) -> bool:
-    """Writes the report of all processes of a run; ``unseen`` sockets are known to be missing.
+def publish(run: Run, spool: Spool, *, unseen: int = 0, libraries: Sequence[str] = ()) -> bool:
+    """Writes the report of all processes of a run; False if another process does so.
 
-    False if another process does so.
+    Known to be missing are ``unseen`` sockets, and what ``libraries`` open in C.
     """
     if not spool.begin_report():
         return False
@@ -350,7 +355,7 @@ def publish(run: Run, spool: Spool, unseen: int = 0) -> bool:
         total.update(entry.counts)
     spool.end_report()
     missing = Counter({what: count for what, count in missing.items() if count})
-    _write(run, with_modes(total), len(processes) + others, missing)
+    _write(run, with_modes(total), len(processes) + others, missing, libraries)
     return True
 
 
@@ -361,13 +366,27 @@ _MISSING = {
 }
 
 
-def _write(run: Run, counts: dict[Outcome, int], processes: int, missing: dict[str, int]) -> None:
+def _write(
+    run: Run,
+    counts: dict[Outcome, int],
+    processes: int,
+    missing: dict[str, int],
+    libraries: Sequence[str] = (),
+) -> None:
     if run.json:
-        report = {"processes": processes, "connections": as_json(counts), "missing": missing}
+        report = {
+            "processes": processes,
+            "connections": as_json(counts),
+            "missing": missing,
+            "libraries": [*libraries],
+        }
         text = json.dumps(report) + "\n"
     else:
         text = "".join(f"smcsock: {line}\n" for line in lines(counts, processes))
         text += "".join(f"smcsock:   {n} {_MISSING[what]}\n" for what, n in missing.items())
+        if libraries:
+            names = ", ".join(libraries)
+            text += f"smcsock:   {names}: opens sockets in C, which only 'run --native' reaches\n"
     if not run.report_to:
         _say(text)
         return

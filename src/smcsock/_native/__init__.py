@@ -8,8 +8,9 @@ goes to the kernel as ever.
 
 import errno
 import os
+import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from .._errors import NO_SMC
 from ._architectures import BY_MACHINE
@@ -21,7 +22,7 @@ from ._plan import Ledger, Plan
 if TYPE_CHECKING:
     from .._dropin._selection import Selection
 
-__all__ = ["TCP_SOCKETS", "NativeError", "Options", "launch"]
+__all__ = ["TCP_SOCKETS", "NativeError", "Options", "kind_here", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -43,29 +44,27 @@ class Options:
     kind: Kind | None = None
 
 
-def launch(command: list[str], environment: dict[str, str], options: Options) -> NoReturn:
-    """Becomes a program whose TCP sockets, and those of its children, are SMC sockets.
+def prepare(program: str, options: Options) -> None:
+    """Makes the TCP sockets that this process and its children open from now on SMC sockets.
 
-    ``command`` begins with the path of the program. For a process of one thread. Raises
-    NativeError if the program cannot have them, else the OSError of execve(2).
+    For a process of one thread that is about to execute ``program``, a path or the name of a
+    command. Does nothing where sockets are SMC sockets already. Raises NativeError.
     """
-    path = command[0]
     if not is_already_there():
-        begin(_plan(path, options))
-    os.execve(path, command, environment)
+        begin(_plan(program, options))
 
 
-def _plan(path: str, options: Options) -> Plan:
+def _plan(program: str, options: Options) -> Plan:
     machine = os.uname().machine
     kind = options.kind or kind_here()
     if kind is None:
         raise NativeError(errno.EAFNOSUPPORT, NO_SMC)
     if machine not in BY_MACHINE:
         raise NativeError(errno.ENOSYS, f"the system calls of {machine} are not known")
-    if gains_privileges(path):
+    if gains_privileges(shutil.which(program) or program):
         raise NativeError(
             errno.EPERM,
-            f"{path} has privileges of its own (setuid, setgid or capabilities), which it would "
+            f"{program} has privileges of its own (setuid, setgid or capabilities), which it would "
             "run without (no_new_privs): run this command with them, as in 'sudo smcsock run'",
         )
     if options.only is not None and not may_look_into_processes():

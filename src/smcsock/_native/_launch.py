@@ -3,12 +3,11 @@
 import errno
 import os
 import socket
-from typing import NoReturn
 
 from . import _syscalls
 from ._filter import assemble
 from ._plan import Plan
-from ._side import FD, READY, side_process
+from ._side import FD, NOT_SUPPORTED, READY, side_process
 
 __all__ = ["NativeError", "begin", "set_filter"]
 
@@ -16,6 +15,7 @@ _SECCOMP_SET_MODE_FILTER = 1
 _SPEC_ALLOW, _NEW_LISTENER, _WAIT_KILLABLE_RECV = 1 << 2, 1 << 3, 1 << 5
 _TOLD = _NEW_LISTENER | _WAIT_KILLABLE_RECV
 _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 38, 39
+_WALL = 0x40000000
 
 _CANNOT = {
     errno.EBUSY: "another program that answers its system calls (seccomp user notification) "
@@ -24,7 +24,8 @@ _CANNOT = {
     "container's seccomp profile, SystemCallFilter= of a systemd service)",
     errno.ENOSYS: "this kernel has no seccomp(2) (CONFIG_SECCOMP_FILTER), or what confines "
     "this process hides it",
-    errno.EINVAL: "this kernel has no seccomp user notification: it needs Linux 5.14",
+    errno.EINVAL: "this kernel has no seccomp user notification that can give a program its "
+    "socket: it needs Linux 5.14",
 }
 
 
@@ -40,9 +41,7 @@ def begin(plan: Plan) -> None:
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with here:
         with there:
-            program = os.getpid()
-            if _syscalls.clone() == 0:
-                _be_side_process(plan, there, program)
+            _start(plan, there)
         listener = set_filter(assemble(plan.architectures, plan.watch), _TOLD)
         try:
             control = socket.SOL_SOCKET, socket.SCM_RIGHTS, FD.pack(listener)
@@ -53,18 +52,31 @@ def begin(plan: Plan) -> None:
             answer = b""
         finally:
             os.close(listener)
+        if answer == NOT_SUPPORTED:
+            raise NativeError(errno.EINVAL, _CANNOT[errno.EINVAL])
         if answer != READY:
-            why = answer.decode() or "it ended"
-            raise NativeError(errno.ENOSYS, f"the process that opens SMC sockets: {why}")
+            raise NativeError(errno.ECHILD, "the process that is to open SMC sockets has ended")
 
 
-def _be_side_process(plan: Plan, channel: socket.socket, program: int) -> NoReturn:
-    status = 1
-    try:
-        side_process(plan, channel, program)
-        status = 0
-    finally:
-        os._exit(status)
+def _start(plan: Plan, channel: socket.socket) -> None:
+    """Starts the side process, which is none of this process' children, if that can be.
+
+    Programs that wait for children of any kind (strace) would wait for it. If this is a
+    process that orphans are given to, it is a child that wait() itself does not see.
+    """
+    program = os.getpid()
+    is_reaper = program == 1 or _syscalls.is_child_subreaper()
+    pid = _syscalls.clone()
+    if pid == 0:
+        status = 1
+        try:
+            if is_reaper or os.fork() == 0:
+                side_process(plan, channel, program)
+            status = 0
+        finally:
+            os._exit(status)
+    if not is_reaper:
+        os.waitpid(pid, _WALL)
 
 
 def set_filter(program: bytes, flags: int = 0) -> int:

@@ -26,4 +26,4 @@ class RunLedger:
 
     def publish(self, missed: int) -> None:
         """Writes the report, in which so many sockets are missing."""
-        publish(self.run, self.spool, missed)
+        publish(self.run, self.spool, unseen=missed)

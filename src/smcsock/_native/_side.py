@@ -23,7 +23,7 @@ __all__ = ["FD", "NOT_SUPPORTED", "READY", "side_process"]
 FD = struct.Struct("=i")
 """A descriptor in a control message."""
 
-READY, NOT_SUPPORTED = b"ready", b"before Linux 5.14"
+READY, NOT_SUPPORTED = b"ready", b"not supported"
 """What the side process says when it has the listener."""
 
 _AGAIN = 0.1
