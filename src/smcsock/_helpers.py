@@ -1,13 +1,18 @@
 """create_connection and create_server, with the standard library's signatures."""
 
+from __future__ import annotations
+
 import errno
 import os
 import socket as _stdlib
-from typing import Any
 
 from ._errors import HandshakeInterruptedError
 from ._opening import open_ipproto_smc
 from ._socket import Fallback, socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["create_connection", "create_server"]
 

@@ -220,6 +220,7 @@ _SIZES = {
 }
 
 _MODES = {1: Mode.TCP, 2: Mode.SMCD}
+_STATES: dict[int, State] = {int(state): state for state in State}
 
 
 def _attributes(record: bytes) -> Iterator[tuple[int, bytes]]:
@@ -297,8 +298,11 @@ def _dmb(payload: bytes) -> Dmb:
     return Dmb(link_id, gid, peer_gid, token, peer_token)
 
 
-def decode(record: bytes, family: int) -> SmcInfo:
-    """A sock_diag record of a socket of IP family ``family`` as an SmcInfo."""
+def decode(record: bytes, family: int, *, details: bool = True) -> SmcInfo:
+    """A sock_diag record of a socket of IP family ``family`` as an SmcInfo.
+
+    Without ``details`` the connection, the link group and the DMBs are left out.
+    """
     (
         diag_family,
         state,
@@ -317,14 +321,15 @@ def decode(record: bytes, family: int) -> SmcInfo:
     fields: dict[str, Any] = {"mode": _MODES.get(mode)}
     for kind, payload in _attributes(record):
         if kind == _CONNINFO:
-            fields["connection"] = _connection(payload)
             # Mode 0 is SMC-R but also everything that is undecided; a socket
             # without a connection to a link group has no CONNINFO.
             if mode == 0:
                 fields["mode"] = Mode.SMCR
-        elif kind == _LGRINFO:
+            if details:
+                fields["connection"] = _connection(payload)
+        elif kind == _LGRINFO and details:
             fields["link_group"] = _link_group(payload)
-        elif kind == _DMBINFO:
+        elif kind == _DMBINFO and details:
             fields["dmb"] = _dmb(payload)
         elif kind == _SHUTDOWN:
             shutdown = payload[0]
@@ -338,7 +343,7 @@ def decode(record: bytes, family: int) -> SmcInfo:
         fields["peer"] = _address(family, dst, dport)
     return SmcInfo(
         family=diag_family,
-        state=State(state) if state in State._value2member_map_ else state,
+        state=_STATES.get(state, state),
         shutdown=shutdown,
         interface=interface,
         uid=uid,
