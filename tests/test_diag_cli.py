@@ -260,11 +260,11 @@ def test_ss_filter_of_states_is_not_about_connected_sockets_only(
             words: {entry["inode"] for entry in shell.json(f"ss {words}")}
             for words in ("state listening", "exclude init", "state init or state closed")
         }
-    inodes = {inode_of(listener), inode_of(new)}
-    assert [shown & inodes for shown in found.values()] == [
-        {inode_of(listener)},
-        {inode_of(listener)},
-        {inode_of(new)},
+        of_listener, of_new = inode_of(listener), inode_of(new)
+    assert [shown & {of_listener, of_new} for shown in found.values()] == [
+        {of_listener},
+        {of_listener},
+        {of_new},
     ]
 
 

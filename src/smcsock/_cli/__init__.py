@@ -12,7 +12,16 @@ import os
 import sys
 
 from .. import __version__
-from ._common import CommandError, ExitCode, OutputError, complain, explain, flush, say
+from ._common import (
+    CommandError,
+    ExitCode,
+    OutputError,
+    complain,
+    explain,
+    flush,
+    say,
+    terminal_columns,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,7 +120,7 @@ def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
     from importlib import import_module
 
     # With a width argparse does not load shutil.
-    formatter: Any = partial(argparse.RawDescriptionHelpFormatter, width=_columns() - 2)
+    formatter: Any = partial(argparse.RawDescriptionHelpFormatter, width=terminal_columns() - 2)
     result = argparse.ArgumentParser(
         prog="smcsock",
         description="Sockets for Linux SMC (Shared Memory Communications).",
@@ -133,17 +142,6 @@ def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
         if name in wanted:
             import_module(f"._{name.replace('-', '_')}", __name__).add(command)
     return result
-
-
-def _columns() -> int:
-    """How wide the terminal is, as shutil.get_terminal_size() has it."""
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdecimal() and int(columns) > 0:
-        return int(columns)
-    try:
-        return os.get_terminal_size(1).columns or 80
-    except OSError:
-        return 80
 
 
 def _abandon_stdout() -> None:
