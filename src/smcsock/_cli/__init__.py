@@ -62,6 +62,7 @@ exit status:
   130  interrupted by Ctrl-C
   141  the reader of the output has gone
 
+A command may be abbreviated as long as it is clear which one is meant.
 'run' ends as the program does; 126 and 127 mean that there was nothing to run.
 'smcsock COMMAND --help' tells more about a command.
 """
@@ -107,7 +108,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The options of a command line; SystemExit for wrong usage, --help and --version."""
+    words = _unabbreviated(words)
     return parser(words).parse_args(words)
+
+
+def _unabbreviated(words: Sequence[str]) -> list[str]:
+    """The same with the command's whole name, if its beginning says which one is meant."""
+    if not words or words[0] in _COMMANDS or words[0].startswith("-"):
+        return list(words)
+    meant = [name for name in _COMMANDS if words[0] and name.startswith(words[0])]
+    return [meant[0] if len(meant) == 1 else words[0], *words[1:]]
 
 
 def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
