@@ -13,15 +13,9 @@ import socket
 import struct
 from collections.abc import Generator, Iterator
 
-__all__ = [
-    "CONFINED",
-    "NETLINK_SOCK_DIAG",
-    "NLM_F_ACK",
-    "NLM_F_DUMP",
-    "NLM_F_REQUEST",
-    "ask",
-    "pack",
-]
+from ._errors import CONFINED
+
+__all__ = ["NETLINK_SOCK_DIAG", "NLM_F_ACK", "NLM_F_DUMP", "NLM_F_REQUEST", "ask", "pack"]
 
 NETLINK_SOCK_DIAG = 4
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
@@ -32,11 +26,6 @@ _ERRNO = struct.Struct("=i")
 
 # The kernel fills no more of a buffer for a dump at a time (netlink_dump, smc_diag_dump).
 _BUFFER_SIZE = 65536
-
-CONFINED = (
-    "this process may not open netlink sockets: look at what confines it (a container, "
-    "seccomp, RestrictAddressFamilies= of a systemd service)"
-)
 
 
 def pack(kind: int, flags: int, payload: bytes) -> bytes:

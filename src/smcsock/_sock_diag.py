@@ -5,18 +5,25 @@ Source: include/uapi/linux/smc_diag.h and net/smc/smc_diag.c in the Linux kernel
 
 import errno
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TypeVar
 
-from . import _smcsock
-from ._errors import DiagUnavailableError
-from ._netlink import CONFINED, NETLINK_SOCK_DIAG, NLM_F_DUMP, NLM_F_REQUEST, ask, pack
+from . import _netlink, _smcsock
+from ._errors import CONFINED, DiagUnavailableError
+from ._modules import is_loaded
 
-__all__ = ["each_record", "records"]
+__all__ = ["ask", "each_record", "records"]
+
+_T = TypeVar("_T")
 
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST = struct.Struct("=B2xB48x")  # struct smc_diag_req: family, extensions
 _EXTENSIONS = 0b1011  # CONNINFO, LGRINFO and DMBINFO: the others come unasked
 _NLMSG_HEADER_SIZE = 16
+
+# The kernel has said so: it is asked again when it has the module.
+_was_lacking = False
 
 
 def records(inodes: Iterable[int]) -> list[bytes]:
@@ -26,11 +33,7 @@ def records(inodes: Iterable[int]) -> list[bytes]:
     not list have no record. Raises DiagUnavailableError where smc_diag is missing, else
     OSError.
     """
-    try:
-        return _smcsock.records(inodes)
-    except OSError as error:
-        _refine(error)
-        raise
+    return ask(partial(_smcsock.records, inodes))
 
 
 def each_record() -> Iterator[bytes]:
@@ -41,18 +44,26 @@ def each_record() -> Iterator[bytes]:
     missing, else OSError.
     """
     request = _REQUEST.pack(_smcsock.AF_SMC, _EXTENSIONS)
-    message = pack(_SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, request)
+    flags = _netlink.NLM_F_REQUEST | _netlink.NLM_F_DUMP
+    message = _netlink.pack(_SOCK_DIAG_BY_FAMILY, flags, request)
+    answers = _netlink.ask(_netlink.NETLINK_SOCK_DIAG, message)
+    while (answer := ask(partial(next, answers, None))) is not None:
+        yield answer[_NLMSG_HEADER_SIZE:]
+
+
+def ask(question: Callable[[], _T]) -> _T:
+    """What a function answers that asks sock_diag; raises as records()."""
+    global _was_lacking
+    if _was_lacking and is_loaded("smc_diag") is False:
+        raise DiagUnavailableError
     try:
-        for answer in ask(NETLINK_SOCK_DIAG, message):
-            yield answer[_NLMSG_HEADER_SIZE:]
+        answer = question()
     except OSError as error:
-        _refine(error)
+        if error.errno in (errno.ENOENT, errno.EPROTONOSUPPORT):
+            _was_lacking = True
+            raise DiagUnavailableError from None
+        if error.errno == errno.EAFNOSUPPORT:
+            raise OSError(errno.EACCES, CONFINED) from None
         raise
-
-
-def _refine(error: OSError) -> None:
-    """Raises an error that says more, if there is one."""
-    if error.errno in (errno.ENOENT, errno.EPROTONOSUPPORT):
-        raise DiagUnavailableError from None
-    if error.errno == errno.EAFNOSUPPORT:
-        raise OSError(errno.EACCES, CONFINED) from None
+    _was_lacking = False
+    return answer

@@ -364,8 +364,8 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         """
         from ._info import Mode, SmcInfo, query
 
+        os.fstat(self.fileno())  # EBADF if closed, whatever can be asked
         if self._is_tcp:
-            os.fstat(self.fileno())  # EBADF if closed, as for an SMC socket
             return SmcInfo(Mode.TCP)
         info = query(self)
         if info is None:
