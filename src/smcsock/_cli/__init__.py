@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-__all__ = ["main", "parse", "parser"]
+__all__ = ["SUMMARIES", "main", "parse", "parser"]
 
-_COMMANDS = {
+SUMMARIES = {
     "echo": "try SMC with an echo server and client",
     "info": "show what this machine's kernel offers",
     "bench": "measure TCP and SMC to the same peer",
@@ -114,13 +114,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def _unabbreviated(words: Sequence[str]) -> list[str]:
     """The same with the command's whole name, if its beginning says which one is meant."""
-    if not words or words[0] in _COMMANDS or words[0].startswith("-"):
+    if not words or words[0] in SUMMARIES or words[0].startswith("-"):
         return list(words)
-    meant = [name for name in _COMMANDS if words[0] and name.startswith(words[0])]
+    meant = [name for name in SUMMARIES if words[0] and name.startswith(words[0])]
     return [meant[0] if len(meant) == 1 else words[0], *words[1:]]
 
 
-def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
+def parser(words: Iterable[str] = tuple(SUMMARIES)) -> argparse.ArgumentParser:
     """The parser of a command line with these words: it knows the commands among them.
 
     Of others it knows that they exist.
@@ -141,7 +141,7 @@ def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
     result.add_argument("--version", action="version", version=f"smcsock {__version__}")
     commands = result.add_subparsers(required=True, metavar="COMMAND", title="commands")
     wanted = set(words)
-    for name, help in _COMMANDS.items():
+    for name, help in SUMMARIES.items():
         command = commands.add_parser(
             name,
             help=help,
