@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from time import monotonic
@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from .._socket import Fallback
 from ._install import install
+from ._libraries import loaded_libraries
 from ._methods import unfollowed
 from ._report import Outcome, Report, lines, with_modes
 from ._spool import Spool, as_json
@@ -45,7 +46,7 @@ class Run:
     ``pid`` is 0 if something starts the program that is no Python: the first one to begin
     is the program.
     ``spool`` is the name of the Spool, None for no report; ``report_to`` a file for the
-    report, "" for standard error.
+    report, "" for standard error. With ``native`` it is for smcsock._native to write it.
     """
 
     pid: int
@@ -58,6 +59,7 @@ class Run:
     json: bool = False
     sndbuf: int | None = None
     rcvbuf: int | None = None
+    native: bool = False
 
     def put(self, environment: dict[str, str], hook: str) -> None:
         """Tells the Python processes with this environment; ``hook`` is _site."""
@@ -179,7 +181,8 @@ class _Reporter:
             counts = self._report.connections()
             if pid == self._run.pid and self._is_main:
                 self._spool.put(counts, is_open=False)
-                publish(self._run, self._spool)
+                if not self._run.native:
+                    publish(self._run, self._spool, libraries=loaded_libraries())
             elif counts:
                 is_kept = self._spool.put(counts, is_open=False)
                 if not is_kept or self._spool.is_published or not _is_alive(self._run.pid):
@@ -207,12 +210,15 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def publish(run: Run, spool: Spool) -> None:
-    """Writes the report of all processes of a run."""
+def publish(run: Run, spool: Spool, *, unseen: int = 0, libraries: Sequence[str] = ()) -> None:
+    """Writes the report of all processes of a run.
+
+    Known to be missing are ``unseen`` sockets, and what ``libraries`` open in C.
+    """
     spool.set_published()
     total: Counter[Outcome] = Counter()
     processes = set()
-    missing: Counter[str] = Counter()
+    missing: Counter[str] = Counter({"unseen": unseen} if unseen else {})
     for entry in spool.entries():
         if entry.is_open and entry.pid != run.pid:
             if _is_alive(entry.pid):
@@ -221,23 +227,38 @@ def publish(run: Run, spool: Spool) -> None:
             missing["killed"] += 1
         processes.add(entry.pid)
         total.update(entry.counts)
-    _write(run, with_modes(total), len(processes), missing)
+    _write(run, with_modes(total), len(processes), missing, libraries)
 
 
 _MISSING = {
+    "unseen": "of sockets that were closed before the kernel was asked: 'run --exact' asks in time",
     "running": "of processes that run on, and report when they end",
     "killed": "of processes that were killed, or went on as another program: what they did last "
     "may be missing",
 }
 
 
-def _write(run: Run, counts: dict[Outcome, int], processes: int, missing: dict[str, int]) -> None:
+def _write(
+    run: Run,
+    counts: dict[Outcome, int],
+    processes: int,
+    missing: dict[str, int],
+    libraries: Sequence[str] = (),
+) -> None:
     if run.json:
-        report = {"processes": processes, "connections": as_json(counts), "missing": missing}
+        report = {
+            "processes": processes,
+            "connections": as_json(counts),
+            "missing": missing,
+            "libraries": [*libraries],
+        }
         text = json.dumps(report) + "\n"
     else:
         text = "".join(f"smcsock: {line}\n" for line in lines(counts, processes))
         text += "".join(f"smcsock:   {n} {_MISSING[what]}\n" for what, n in missing.items())
+        if libraries:
+            names = ", ".join(libraries)
+            text += f"smcsock:   {names}: opens sockets in C, which only 'run --native' reaches\n"
     if not run.report_to:
         _say(text)
         return

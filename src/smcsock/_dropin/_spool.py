@@ -84,14 +84,21 @@ class Spool:
         """In the child: it is another process, with a place of its own."""
         self._at = 0
 
-    def put(self, counts: Counts, *, is_open: bool) -> bool:
-        """Puts what this process has counted so far; False if that cannot be."""
+    def fileno(self) -> int:
+        """The descriptor, which the processes inherit."""
+        return self._fd
+
+    def put(self, counts: Counts, *, is_open: bool, pid: int = 0) -> bool:
+        """Puts what this process has counted so far; False if that cannot be.
+
+        ``pid`` is the process whose connections they are, if that is another one.
+        """
         try:
             if not _is(self._fd, *self.name[1:3]):
                 return False  # the program has closed it, or taken the number
             if not self._at:
                 self._at = self._free_place()
-            entry = {"pid": _getpid(), "open": is_open, "counts": as_json(counts)}
+            entry = {"pid": pid or _getpid(), "open": is_open, "counts": as_json(counts)}
             data = json.dumps(entry).encode()
             if len(data) > _SIZE_LIMIT:
                 entry["counts"] = as_json(_briefly(counts))
