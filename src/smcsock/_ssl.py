@@ -1,11 +1,63 @@
 """TLS: ssl.SSLSocket for SMC."""
 
+import select
+import socket as _stdlib
 import ssl as _ssl
 from typing import Any
 
 from ._socket import Fallback, socket
 
-__all__ = ["SSLSocket"]
+__all__ = ["SSLSocket", "do_handshake", "read"]
+
+_base_read = _ssl.SSLSocket.read
+_base_do_handshake = _ssl.SSLSocket.do_handshake
+_base_recv = _stdlib.socket.recv
+
+# To an end of the stream without close_notify OpenSSL answers with an alert. TCP takes
+# it; SMC refuses it at once (smc_tx_sendmsg), and OpenSSL 3.5 tells of that instead of
+# the end. The two functions stand in for the methods of ssl.SSLSocket, of any socket.
+
+
+def read(self: _ssl.SSLSocket, len: int = 1024, buffer: Any = None) -> Any:
+    """As ssl.SSLSocket.read(); over SMC an end without close_notify is that of TCP, too.
+
+    So it is no data if the socket suppresses ragged ends, else ssl.SSLEOFError.
+    """
+    try:
+        return _base_read(self, len, buffer)
+    except (BrokenPipeError, ConnectionResetError):
+        if not _has_ended(self):
+            raise
+    if self.suppress_ragged_eofs:  # type: ignore[attr-defined]
+        return b"" if buffer is None else 0
+    raise _ragged_end()
+
+
+def do_handshake(self: _ssl.SSLSocket, block: bool = False) -> None:
+    """As ssl.SSLSocket.do_handshake(); ssl.SSLEOFError also where the peer of SMC has ended."""
+    try:
+        _base_do_handshake(self, block)
+    except (BrokenPipeError, ConnectionResetError):
+        if not _has_ended(self):
+            raise
+        raise _ragged_end() from None
+
+
+def _has_ended(sock: _ssl.SSLSocket) -> bool:
+    """Whether this is SMC and there is nothing more to receive: the peer has ended the stream."""
+    # Over TCP, a fallback too, an end that was a reset looks the same afterwards.
+    if sock.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_PROTOCOL) == _stdlib.IPPROTO_TCP:
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    try:
+        return bool(poll.poll(0)) and _base_recv(sock, 1, _stdlib.MSG_PEEK) == b""
+    except OSError:
+        return False
+
+
+def _ragged_end() -> _ssl.SSLEOFError:
+    return _ssl.SSLEOFError(_ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")
 
 
 class SSLSocket(_ssl.SSLSocket, socket):
@@ -63,6 +115,9 @@ class SSLSocket(_ssl.SSLSocket, socket):
             self.close()
             raise
         return self
+
+    read = read
+    do_handshake = do_handshake
 
     _sslobj: Any  # of the base class: None before connect() and after unwrap()
 
