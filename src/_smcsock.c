@@ -5,7 +5,7 @@
    module does here what Modules/socketmodule.c does for a TCP socket: addresses,
    name resolution, deadlines, signals (PEP 475), audit events.  It adds what SMC
    needs and TCP does not: a connect() that knows how the kernel's SMC connect
-   fails (net/smc/af_smc.c), and the sock_diag record of one socket
+   fails (net/smc/af_smc.c), and the sock_diag records of sockets
    (linux/smc_diag.h).  It holds no policy; that is the smcsock package's. */
 
 #define PY_SSIZE_T_CLEAN
@@ -20,6 +20,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,8 +54,9 @@ typedef PyObject *(*fastcall_function)(PyObject *, PyObject *const *, Py_ssize_t
 typedef struct {
     PyObject *gaierror;    /* socket.gaierror */
     PyObject *socket_type; /* _socket.socket */
+    PyObject *handshake_interrupted; /* the exception, see its documentation */
     PyObject *audit;       /* sys.audit: PySys_Audit() is in no limited API before 3.13 */
-    PyObject *str_inet;
+    PyObject *family;      /* the member of _socket.socket, whatever a subclass says */
     PyObject *str_socket_bind;
     PyObject *str_socket_connect;
     /* The C functions behind sys.audit and two methods of _socket.socket, NULL if
@@ -63,6 +65,10 @@ typedef struct {
     fastcall_function audit_function;
     PyCFunction fileno_function;
     PyCFunction gettimeout_function;
+    PyCFunction accept_function;
+    PyCFunction connect_function;
+    PyCFunction connect_ex_function;
+    descrgetfunc get_family; /* what reads the member */
 } module_state;
 
 /* ---- Arguments ---------------------------------------------------------- */
@@ -537,25 +543,27 @@ wait_for(call *c, short events, int64_t deadline)
 /* ---- The calls ------------------------------------------------------------ */
 
 PyDoc_STRVAR(socket_doc,
-"socket($module, type, proto, /)\n--\n\n"
-"Opens an AF_SMC socket, non-inheritable, and returns its descriptor.\n\n"
-"type is SOCK_STREAM, with SOCK_NONBLOCK if wanted; proto SMCPROTO_SMC or\n"
-"SMCPROTO_SMC6.  Raises OSError; EAFNOSUPPORT means a kernel without SMC.");
+"socket($module, type, proto, family=AF_SMC, /)\n--\n\n"
+"Opens a socket, non-inheritable, and returns its descriptor; raises no audit event.\n\n"
+"For an SMC socket, type is SOCK_STREAM, with SOCK_NONBLOCK if wanted, and proto\n"
+"SMCPROTO_SMC or SMCPROTO_SMC6.  Raises OSError; EAFNOSUPPORT then means a kernel\n"
+"without SMC.");
 
 static PyObject *
 smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
-    int type, proto, fd, error;
-    if (nargs != 2) {
-        return PyErr_Format(PyExc_TypeError, "socket() takes exactly 2 arguments (%zd given)",
+    int type, proto, family = AF_SMC, fd, error;
+    if (nargs < 2 || nargs > 3) {
+        return PyErr_Format(PyExc_TypeError, "socket() takes 2 or 3 arguments (%zd given)",
                             nargs);
     }
-    if (!as_int(args[0], &type) || !as_int(args[1], &proto)) {
+    if (!as_int(args[0], &type) || !as_int(args[1], &proto) ||
+        (nargs == 3 && !as_int(args[2], &family))) {
         return NULL;
     }
     /* Blocks while the kernel loads the smc module. */
     Py_BEGIN_ALLOW_THREADS
-    fd = socket(AF_SMC, type | SOCK_CLOEXEC, proto);
+    fd = socket(family, type | SOCK_CLOEXEC, proto);
     error = errno;
     Py_END_ALLOW_THREADS
     if (fd < 0) {
@@ -565,13 +573,23 @@ smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t na
     return PyLong_FromLong(fd);
 }
 
+static bool
+begin_on_socket(call *c, module_state *state, PyObject *sock)
+{
+    c->state = state;
+    c->sock = sock;
+    if (!PyObject_TypeCheck(sock, (PyTypeObject *)state->socket_type)) {
+        PyErr_SetString(PyExc_TypeError, "smcsock's functions need a socket.socket");
+        return false;
+    }
+    return true;
+}
+
 /* Starts a method of SocketMethods, which takes one argument or none. */
 static bool
 begin_call(call *c, PyObject *sock, PyTypeObject *type, const char *method, PyObject *kwnames,
            Py_ssize_t nargs, Py_ssize_t expected)
 {
-    c->state = PyType_GetModuleState(type);
-    c->sock = sock;
     if (kwnames != NULL && PyTuple_Size(kwnames) > 0) {
         PyErr_Format(PyExc_TypeError, "%s() takes no keyword arguments", method);
         return false;
@@ -581,28 +599,49 @@ begin_call(call *c, PyObject *sock, PyTypeObject *type, const char *method, PyOb
                      expected == 0 ? "no arguments" : "exactly one argument", nargs);
         return false;
     }
-    if (!PyObject_TypeCheck(sock, (PyTypeObject *)c->state->socket_type)) {
-        PyErr_SetString(PyExc_TypeError, "a method of SocketMethods needs a socket.socket");
-        return false;
-    }
-    return true;
+    return begin_on_socket(c, PyType_GetModuleState(type), sock);
 }
 
-/* Parses the address that a method got, with the family that the socket names in
-   its attribute _inet, raises the audit event, and only then gets the descriptor:
-   resolving a name or a hook may take long, and the socket be closed meanwhile. */
+/* Starts a function of the module, whose first argument is a socket. */
+static bool
+begin_function(call *c, PyObject *module, const char *function, PyObject *const *args,
+               Py_ssize_t nargs, Py_ssize_t expected)
+{
+    if (nargs != expected) {
+        PyErr_Format(PyExc_TypeError, "%s() takes exactly %zd arguments (%zd given)", function,
+                     expected, nargs);
+        return false;
+    }
+    return begin_on_socket(c, PyModule_GetState(module), args[0]);
+}
+
+/* The family that _socket.socket has for the socket. */
+static bool
+family_of(const call *c, int *family)
+{
+    PyObject *number =
+        c->state->get_family(c->state->family, c->sock, (PyObject *)Py_TYPE(c->sock));
+    if (number == NULL) {
+        return false;
+    }
+    bool ok = as_int(number, family);
+    Py_DECREF(number);
+    return ok;
+}
+
+/* Parses the address that a method got, with the family that _socket.socket has for
+   the socket, raises the audit event, and only then gets the descriptor: resolving a
+   name or a hook may take long, and the socket be closed meanwhile. */
 static socklen_t
 begin_address(call *c, PyObject *arg, const char *method, PyObject *event,
               inet_address *address)
 {
     int family;
-    PyObject *inet = PyObject_GetAttr(c->sock, c->state->str_inet);
-    if (inet == NULL) {
+    if (!family_of(c, &family)) {
         return 0;
     }
-    bool ok = as_int(inet, &family);
-    Py_DECREF(inet);
-    if (!ok) {
+    if (family != AF_INET && family != AF_INET6) {
+        PyErr_Format(PyExc_OSError, "%s(): bad family", method);
         return 0;
     }
     socklen_t length = parse_address(c->state, family, arg, method, address);
@@ -674,29 +713,26 @@ PyDoc_STRVAR(accept_doc,
 "peer's address.  Raises TimeoutError after the socket's timeout.");
 
 static PyObject *
-socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args),
-              Py_ssize_t nargs, PyObject *kwnames)
+accept_connection(call *c)
 {
-    call c;
     int fd, error;
     int64_t timeout;
     inet_address peer = {0};
-    if (!begin_call(&c, self, type, "_accept", kwnames, nargs, 0) ||
-        !get_fd(&c) || !get_timeout(&c, &timeout)) {
+    if (!get_fd(c) || !get_timeout(c, &timeout)) {
         return NULL;
     }
     const int64_t deadline = deadline_after(timeout);
     for (;;) {
         socklen_t length = sizeof peer;
         Py_BEGIN_ALLOW_THREADS
-        fd = accept4(c.fd, &peer.sa, &length, SOCK_CLOEXEC);
+        fd = accept4(c->fd, &peer.sa, &length, SOCK_CLOEXEC);
         error = errno;
         Py_END_ALLOW_THREADS
         if (fd >= 0) {
             break;
         }
         if (error == EINTR) {
-            if (PyErr_CheckSignals() || !get_fd(&c)) {
+            if (PyErr_CheckSignals() || !get_fd(c)) {
                 return NULL;
             }
             continue;
@@ -706,7 +742,7 @@ socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(arg
             return PyErr_SetFromErrno(PyExc_OSError);
         }
         /* Only now: poll() never reports an SMC socket that does not listen. */
-        int ready = wait_for(&c, POLLIN, deadline);
+        int ready = wait_for(c, POLLIN, deadline);
         if (ready == 0) {
             PyErr_SetString(PyExc_TimeoutError, "timed out");
         }
@@ -720,6 +756,15 @@ socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(arg
         close(fd);
     }
     return result;
+}
+
+static PyObject *
+socket_accept(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args),
+              Py_ssize_t nargs, PyObject *kwnames)
+{
+    call c;
+    return begin_call(&c, self, type, "_accept", kwnames, nargs, 0) ? accept_connection(&c)
+                                                                     : NULL;
 }
 
 /* ---- connect -------------------------------------------------------------- */
@@ -863,31 +908,18 @@ connect_socket(call *c, const inet_address *address, socklen_t length)
 }
 
 static int
-connect_method(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
-               PyObject *kwnames, const char *method)
+connect_to(call *c, PyObject *arg, const char *method)
 {
-    call c;
     inet_address address;
-    if (!begin_call(&c, self, type, method, kwnames, nargs, 1)) {
-        return RAISED;
-    }
-    socklen_t length =
-        begin_address(&c, args[0], method, c.state->str_socket_connect, &address);
-    return length == 0 ? RAISED : connect_socket(&c, &address, length);
+    socklen_t length = begin_address(c, arg, method, c->state->str_socket_connect, &address);
+    return length == 0 ? RAISED : connect_socket(c, &address, length);
 }
 
-PyDoc_STRVAR(connect_doc,
-"connect($self, address, /)\n--\n\n"
-"Connects the socket to an address; raises as socket.socket.connect().\n\n"
-"Returns once the CLC handshake is over.  Without a timeout, InterruptedError is\n"
-"raised when a signal arrives during that handshake and its handler returns: the\n"
-"kernel cannot resume it, and the socket is of no more use.");
-
+/* connect(), once it is known of whom. */
 static PyObject *
-socket_connect(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
-               PyObject *kwnames)
+do_connect(call *c, PyObject *address)
 {
-    int outcome = connect_method(self, type, args, nargs, kwnames, "connect");
+    int outcome = connect_to(c, address, "connect");
     switch (outcome) {
     case 0:
         Py_RETURN_NONE;
@@ -902,7 +934,7 @@ socket_connect(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssi
             "a signal ended the SMC handshake (CLC), which the kernel cannot resume: "
             "connect a new socket; with a timeout set, signals do no harm");
         if (value != NULL) {
-            PyErr_SetObject(PyExc_OSError, value);
+            PyErr_SetObject(c->state->handshake_interrupted, value);
             Py_DECREF(value);
         }
         return NULL;
@@ -910,6 +942,39 @@ socket_connect(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssi
     default:
         errno = outcome;
         return PyErr_SetFromErrno(PyExc_OSError);
+    }
+}
+
+PyDoc_STRVAR(connect_doc,
+"connect($self, address, /)\n--\n\n"
+"Connects the socket to an address; raises as socket.socket.connect().\n\n"
+"Returns once the CLC handshake is over.  Without a timeout, it raises\n"
+"HandshakeInterruptedError when a signal arrives during that handshake and its\n"
+"handler returns.");
+
+static PyObject *
+socket_connect(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames)
+{
+    call c;
+    return begin_call(&c, self, type, "connect", kwnames, nargs, 1) ? do_connect(&c, args[0])
+                                                                   : NULL;
+}
+
+/* connect_ex(), once it is known of whom. */
+static PyObject *
+do_connect_ex(call *c, PyObject *address)
+{
+    int outcome = connect_to(c, address, "connect_ex");
+    switch (outcome) {
+    case RAISED:
+        return NULL;
+    case TIMED_OUT:
+        return PyLong_FromLong(EWOULDBLOCK);
+    case HANDSHAKE_INTERRUPTED:
+        return PyLong_FromLong(EINTR);
+    default:
+        return PyLong_FromLong(outcome);
     }
 }
 
@@ -922,17 +987,10 @@ static PyObject *
 socket_connect_ex(PyObject *self, PyTypeObject *type, PyObject *const *args,
                   Py_ssize_t nargs, PyObject *kwnames)
 {
-    int outcome = connect_method(self, type, args, nargs, kwnames, "connect_ex");
-    switch (outcome) {
-    case RAISED:
-        return NULL;
-    case TIMED_OUT:
-        return PyLong_FromLong(EWOULDBLOCK);
-    case HANDSHAKE_INTERRUPTED:
-        return PyLong_FromLong(EINTR);
-    default:
-        return PyLong_FromLong(outcome);
-    }
+    call c;
+    return begin_call(&c, self, type, "connect_ex", kwnames, nargs, 1)
+               ? do_connect_ex(&c, args[0])
+               : NULL;
 }
 
 /* ---- sock_diag ------------------------------------------------------------ */
@@ -986,79 +1044,261 @@ open_sock_diag(void)
     return fd;
 }
 
-/* The outcome of a dump: the record's length (0: no such socket) and, when that
-   cannot be told, the errno. */
+/* A socket that is looked for. */
 typedef struct {
-    size_t length;
-    int error;
-    unsigned parts; /* messages that the dump came in */
-} diag_result;
+    uint64_t inode;
+    bool is_found;
+} wanted_socket;
+
+/* A question to sock_diag and the records that answer it, each a netlink message.
+   Used without the GIL, hence malloc(). */
+typedef struct {
+    wanted_socket *wanted; /* in the order of their inodes; NULL for all sockets */
+    size_t count;
+    size_t missing;
+    unsigned parts; /* datagrams that the last dump came in */
+    char *records;
+    size_t size;
+    size_t capacity;
+} diag_query;
+
+static int
+compare_inodes(const void *left, const void *right)
+{
+    uint64_t a = ((const wanted_socket *)left)->inode;
+    uint64_t b = ((const wanted_socket *)right)->inode;
+    return (a > b) - (a < b);
+}
+
+/* Whether a record is asked for; of a socket that is listed twice one is. */
+static bool
+takes_record(diag_query *query, const struct nlmsghdr *header)
+{
+    wanted_socket key, *wanted;
+    if (query->wanted == NULL) {
+        return true;
+    }
+    /* Netlink aligns to 4 bytes, and the number takes 8. */
+    memcpy(&key.inode,
+           (const char *)NLMSG_DATA(header) + offsetof(struct smc_diag_msg, diag_inode),
+           sizeof key.inode);
+    wanted = bsearch(&key, query->wanted, query->count, sizeof key, compare_inodes);
+    if (wanted == NULL || wanted->is_found) {
+        return false;
+    }
+    wanted->is_found = true;
+    query->missing--;
+    return true;
+}
+
+/* Returns 0 or ENOMEM. */
+static int
+keep_record(diag_query *query, const struct nlmsghdr *header)
+{
+    size_t length = NLMSG_ALIGN(header->nlmsg_len);
+    if (query->capacity - query->size < length) {
+        size_t capacity = query->capacity * 2 + length;
+        char *records = realloc(query->records, capacity);
+        if (records == NULL) {
+            return ENOMEM;
+        }
+        query->records = records;
+        query->capacity = capacity;
+    }
+    memset(query->records + query->size + length - NLMSG_ALIGNTO, 0, NLMSG_ALIGNTO);
+    memcpy(query->records + query->size, header, header->nlmsg_len);
+    query->size += length;
+    return 0;
+}
+
+/* The errno that ends a dump, 0 if all is well. */
+static int
+message_error(const struct nlmsghdr *header)
+{
+    int code = 0;
+    if (header->nlmsg_len >= NLMSG_LENGTH(sizeof code)) {
+        memcpy(&code, NLMSG_DATA(header), sizeof code);
+    }
+    if (code < 0) {
+        return -code;
+    }
+    return header->nlmsg_type == NLMSG_ERROR ? EPROTO : 0;
+}
+
+/* The message after another one in a buffer, NULL if that was the last. */
+static struct nlmsghdr *
+next_message(struct nlmsghdr *header, size_t *left)
+{
+    size_t length = NLMSG_ALIGN(header->nlmsg_len);
+    if (*left <= length) {
+        return NULL;
+    }
+    *left -= length;
+    return (struct nlmsghdr *)(void *)((char *)header + length);
+}
 
 /* Looks through one datagram of a dump; true when it was the last to look at. */
 static bool
-scan_datagram(char *buffer, size_t size, uint64_t inode, diag_result *result)
+scan_datagram(diag_query *query, char *buffer, size_t size, int *error)
 {
     struct nlmsghdr *header = (struct nlmsghdr *)(void *)buffer;
-    for (; NLMSG_OK(header, size); header = NLMSG_NEXT(header, size)) {
-        void *payload = NLMSG_DATA(header);
-        size_t length = header->nlmsg_len - NLMSG_HDRLEN;
-        if (header->nlmsg_type == NLMSG_DONE) {
+    for (; header != NULL && NLMSG_OK(header, size); header = next_message(header, &size)) {
+        if (header->nlmsg_type == NLMSG_DONE || header->nlmsg_type == NLMSG_ERROR) {
+            *error = message_error(header);
             return true;
         }
-        if (header->nlmsg_type == NLMSG_ERROR) {
-            int code = 0;
-            memcpy(&code, payload, length < sizeof code ? 0 : sizeof code);
-            result->error = code < 0 ? -code : EPROTO;
-            return true;
-        }
-        if (header->nlmsg_type != SOCK_DIAG_BY_FAMILY ||
-            length < sizeof(struct smc_diag_msg)) {
-            continue;
-        }
-        if (((struct smc_diag_msg *)payload)->diag_inode == inode) {
-            memmove(buffer, payload, length);
-            result->length = length;
-            return true;
+        if (header->nlmsg_type == SOCK_DIAG_BY_FAMILY &&
+            header->nlmsg_len >= NLMSG_LENGTH(sizeof(struct smc_diag_msg)) &&
+            takes_record(query, header)) {
+            *error = keep_record(query, header);
+            if (*error != 0 || (query->wanted != NULL && query->missing == 0)) {
+                return true;
+            }
         }
     }
     return false;
 }
 
-/* Asks sock_diag for all SMC sockets, the only question that smc_diag answers,
-   and leaves the record of one at the start of buffer.  Called without the GIL. */
-static diag_result
-find_socket(uint64_t inode, char *buffer)
+/* Asks sock_diag for all SMC sockets, the only question that smc_diag answers, and
+   keeps what the query wants.  Returns 0 or an errno. */
+static int
+dump_sockets(diag_query *query, char *buffer)
 {
-    diag_result result = {0};
+    int error = 0;
+    bool is_done = false;
     int fd = open_sock_diag();
     if (fd < 0) {
-        result.error = errno;
-        return result;
+        return errno;
     }
-    for (;;) {
-        ssize_t size = recv(fd, buffer, DIAG_BUFFER_SIZE, 0);
-        if (size < 0 && errno == EINTR) {
-            continue; /* the kernel answers at once: nothing waits on a signal */
-        }
-        if (size <= 0) {
-            result.error = size < 0 ? errno : EPROTO;
+    for (query->parts = 0; !is_done; query->parts++) {
+        ssize_t size;
+        do {
+            /* The kernel answers at once: nothing waits on a signal. */
+            size = recv(fd, buffer, DIAG_BUFFER_SIZE, MSG_TRUNC);
+        } while (size < 0 && errno == EINTR);
+        if (size <= 0 || size > DIAG_BUFFER_SIZE) {
+            error = size < 0 ? errno : size > 0 ? EMSGSIZE : EPROTO;
             break;
         }
-        result.parts++;
-        if (scan_datagram(buffer, (size_t)size, inode, &result)) {
-            break;
-        }
+        is_done = scan_datagram(query, buffer, (size_t)size, &error);
     }
     close(fd);
-    return result;
+    return error;
+}
+
+/* Asks until nothing is missing, but not too often: a dump in several parts counts its
+   way along the list of sockets, so that one is skipped when another goes away in
+   between.  Returns 0 or an errno. */
+static int
+run_query(diag_query *query, int attempts)
+{
+    int error;
+    char *buffer = malloc(DIAG_BUFFER_SIZE);
+    if (buffer == NULL) {
+        return ENOMEM;
+    }
+    do {
+        error = dump_sockets(query, buffer);
+    } while (error == 0 && query->missing > 0 && query->parts > 1 && --attempts > 0);
+    free(buffer);
+    return error;
+}
+
+/* The numbers of a Python iterable, sorted and each of them once, as what a query
+   wants. */
+static bool
+parse_inodes(PyObject *arg, diag_query *query)
+{
+    PyObject *list = PySequence_List(arg);
+    if (list == NULL) {
+        return false;
+    }
+    size_t length = (size_t)PyList_Size(list);
+    wanted_socket *wanted = calloc(length + 1, sizeof *wanted);
+    if (wanted == NULL) {
+        Py_DECREF(list);
+        PyErr_NoMemory();
+        return false;
+    }
+    query->wanted = wanted;
+    for (size_t i = 0; i < length; i++) {
+        wanted[i].inode = PyLong_AsUnsignedLongLong(PyList_GetItem(list, (Py_ssize_t)i));
+        if (wanted[i].inode == (uint64_t)-1 && PyErr_Occurred()) {
+            Py_DECREF(list);
+            return false;
+        }
+    }
+    Py_DECREF(list);
+    qsort(wanted, length, sizeof *wanted, compare_inodes);
+    for (size_t i = 0; i < length; i++) {
+        if (query->count == 0 || wanted[query->count - 1].inode != wanted[i].inode) {
+            wanted[query->count++] = wanted[i];
+        }
+    }
+    query->missing = query->count;
+    return true;
+}
+
+static PyObject *
+build_records(diag_query *query)
+{
+    PyObject *records = PyList_New(0);
+    size_t left = query->size;
+    struct nlmsghdr *header = (struct nlmsghdr *)(void *)query->records;
+    for (; records != NULL && left > 0 && header != NULL; header = next_message(header, &left)) {
+        PyObject *record = PyBytes_FromStringAndSize(NLMSG_DATA(header),
+                                                     header->nlmsg_len - NLMSG_HDRLEN);
+        if (record == NULL || PyList_Append(records, record) < 0) {
+            Py_CLEAR(records);
+        }
+        Py_XDECREF(record);
+    }
+    return records;
+}
+
+PyDoc_STRVAR(records_doc,
+"records($module, inodes=None, /)\n--\n\n"
+"The kernel's sock_diag records of SMC sockets: of those with the inodes, an\n"
+"iterable of int, or of all in the network namespace.\n\n"
+"A record is a struct smc_diag_msg and its attributes (linux/smc_diag.h), as bytes.\n"
+"Inodes that the kernel does not list have none.  Of all sockets, one may be missing\n"
+"or there twice while others come and go.\n\n"
+"Raises OSError; ENOENT means that the kernel has no smc_diag.");
+
+static PyObject *
+smcsock_records(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    diag_query query = {0};
+    PyObject *records = NULL;
+    int error = 0;
+    if (nargs > 1) {
+        return PyErr_Format(PyExc_TypeError, "records() takes at most 1 argument (%zd given)",
+                            nargs);
+    }
+    if (nargs == 1 && args[0] != Py_None && !parse_inodes(args[0], &query)) {
+        goto done;
+    }
+    if (query.wanted == NULL || query.count > 0) {
+        Py_BEGIN_ALLOW_THREADS
+        error = run_query(&query, 3);
+        Py_END_ALLOW_THREADS
+    }
+    if (error != 0) {
+        errno = error;
+        PyErr_SetFromErrno(PyExc_OSError);
+        goto done;
+    }
+    records = build_records(&query);
+done:
+    free(query.wanted);
+    free(query.records);
+    return records;
 }
 
 PyDoc_STRVAR(diag_doc,
 "_diag($self, /)\n--\n\n"
-"The kernel's sock_diag record of the socket: a struct smc_diag_msg and its\n"
-"attributes (linux/smc_diag.h), as bytes; None if the kernel lists none with\n"
-"the descriptor's inode.\n\n"
-"Raises OSError; ENOENT means that the kernel has no smc_diag.");
+"The kernel's sock_diag record of the socket, as of records(); None if the kernel\n"
+"lists none with the descriptor's inode.");
 
 static PyObject *
 socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args),
@@ -1066,7 +1306,7 @@ socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args)
 {
     call c;
     struct stat status;
-    diag_result result;
+    int error;
     if (!begin_call(&c, self, type, "_diag", kwnames, nargs, 0) ||
         !get_fd(&c)) {
         return NULL;
@@ -1074,31 +1314,163 @@ socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args)
     if (fstat(c.fd, &status) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    char *buffer = PyMem_Malloc(DIAG_BUFFER_SIZE);
-    if (buffer == NULL) {
-        return PyErr_NoMemory();
-    }
+    wanted_socket wanted = {.inode = status.st_ino};
+    diag_query query = {.wanted = &wanted, .count = 1, .missing = 1};
     Py_BEGIN_ALLOW_THREADS
-    /* A dump in several parts counts its way along the list of sockets, so that
-       one is skipped when another goes away in between. */
-    int attempts = 0;
-    do {
-        result = find_socket(status.st_ino, buffer);
-    } while (result.length == 0 && result.error == 0 && result.parts > 1 && ++attempts < 8);
+    error = run_query(&query, 8); /* it is there: the descriptor is open */
     Py_END_ALLOW_THREADS
     PyObject *record = NULL;
-    if (result.error != 0) {
-        errno = result.error;
+    if (error != 0) {
+        errno = error;
         PyErr_SetFromErrno(PyExc_OSError);
     }
-    else if (result.length == 0) {
+    else if (query.size == 0) {
         record = Py_NewRef(Py_None);
     }
     else {
-        record = PyBytes_FromStringAndSize(buffer, (Py_ssize_t)result.length);
+        struct nlmsghdr *header = (struct nlmsghdr *)(void *)query.records;
+        record = PyBytes_FromStringAndSize(NLMSG_DATA(header),
+                                           header->nlmsg_len - NLMSG_HDRLEN);
     }
-    PyMem_Free(buffer);
+    free(query.records);
     return record;
+}
+
+/* ---- Sockets of other classes -------------------------------------------- */
+
+/* Starts a function that is the method of _socket.socket for all but AF_INET and AF_INET6. */
+static bool
+begin_for_inet(call *c, PyObject *module, const char *function, PyObject *const *args,
+               Py_ssize_t nargs, Py_ssize_t expected, bool *is_inet)
+{
+    int family;
+    if (!begin_function(c, module, function, args, nargs, expected) || !family_of(c, &family)) {
+        return false;
+    }
+    *is_inet = family == AF_INET || family == AF_INET6;
+    return true;
+}
+
+static PyObject *
+call_standard(const call *c, PyCFunction function, const char *name, PyObject *arg)
+{
+    return function != NULL ? function(c->sock, arg)
+                            : PyObject_CallMethod(c->state->socket_type, name,
+                                                  arg == NULL ? "O" : "OO", c->sock, arg);
+}
+
+PyDoc_STRVAR(accept_function_doc,
+"accept($module, sock, /)\n--\n\n"
+"As SocketMethods._accept(), for a socket.socket of AF_INET or AF_INET6; else as\n"
+"_socket.socket._accept().");
+
+static PyObject *
+smcsock_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    call c;
+    bool is_inet;
+    if (!begin_for_inet(&c, module, "accept", args, nargs, 1, &is_inet)) {
+        return NULL;
+    }
+    return is_inet ? accept_connection(&c)
+                   : call_standard(&c, c.state->accept_function, "_accept", NULL);
+}
+
+PyDoc_STRVAR(connect_function_doc,
+"connect($module, sock, address, /)\n--\n\n"
+"As SocketMethods.connect(), for a socket.socket of AF_INET or AF_INET6; else as\n"
+"_socket.socket.connect().");
+
+static PyObject *
+smcsock_connect(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    call c;
+    bool is_inet;
+    if (!begin_for_inet(&c, module, "connect", args, nargs, 2, &is_inet)) {
+        return NULL;
+    }
+    return is_inet ? do_connect(&c, args[1])
+                   : call_standard(&c, c.state->connect_function, "connect", args[1]);
+}
+
+PyDoc_STRVAR(connect_ex_function_doc,
+"connect_ex($module, sock, address, /)\n--\n\n"
+"As SocketMethods.connect_ex(), for a socket.socket of AF_INET or AF_INET6; else as\n"
+"_socket.socket.connect_ex().");
+
+static PyObject *
+smcsock_connect_ex(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    call c;
+    bool is_inet;
+    if (!begin_for_inet(&c, module, "connect_ex", args, nargs, 2, &is_inet)) {
+        return NULL;
+    }
+    return is_inet ? do_connect_ex(&c, args[1])
+                   : call_standard(&c, c.state->connect_ex_function, "connect_ex", args[1]);
+}
+
+PyDoc_STRVAR(inode_doc,
+"inode($module, sock, /)\n--\n\n"
+"The inode of the file behind a socket.socket; 0 if it is closed.");
+
+static PyObject *
+smcsock_inode(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    call c;
+    struct stat status;
+    if (!begin_function(&c, module, "inode", args, nargs, 1) || !get_fd(&c)) {
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(fstat(c.fd, &status) < 0 ? 0 : status.st_ino);
+}
+
+PyDoc_STRVAR(identify_doc,
+"identify($module, fd, /)\n--\n\n"
+"What a descriptor is: its inode, and SO_DOMAIN, SO_TYPE and SO_PROTOCOL, -1 for\n"
+"what is no socket.  Raises OSError.");
+
+static PyObject *
+smcsock_identify(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    struct stat status;
+    int fd;
+    if (!as_int(arg, &fd)) {
+        return NULL;
+    }
+    if (fstat(fd, &status) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return Py_BuildValue("Kiii", (unsigned long long)status.st_ino,
+                         get_int_option(fd, SOL_SOCKET, SO_DOMAIN),
+                         get_int_option(fd, SOL_SOCKET, SO_TYPE),
+                         get_int_option(fd, SOL_SOCKET, SO_PROTOCOL));
+}
+
+PyDoc_STRVAR(replace_doc,
+"replace($module, sock, fd, /)\n--\n\n"
+"Puts another file, that of fd, in the place of the one behind a socket.socket,\n"
+"which keeps its descriptor, whether that is inheritable, and its blocking mode.");
+
+static PyObject *
+smcsock_replace(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    call c;
+    int fd;
+    if (!begin_function(&c, module, "replace", args, nargs, 2) || !as_int(args[1], &fd) ||
+        !get_fd(&c)) {
+        return NULL;
+    }
+    /* The GIL is kept: another thread that closes the socket has done so before, and
+       the number is -1, or will do so afterwards.  Without one (free-threaded), it is
+       for the program not to close a socket that it connects or lets listen. */
+    int inherit = fcntl(c.fd, F_GETFD);
+    int status = fcntl(c.fd, F_GETFL);
+    if (inherit < 0 || status < 0 || fcntl(fd, F_SETFL, status) < 0 ||
+        dup3(fd, c.fd, inherit & FD_CLOEXEC ? O_CLOEXEC : 0) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
 }
 
 /* ---- SocketMethods --------------------------------------------------------- */
@@ -1121,8 +1493,8 @@ static PyMethodDef socket_methods[] = {
 
 PyDoc_STRVAR(socket_methods_doc,
 "Methods of _socket.socket as SMC needs them.\n\n"
-"To be a base class in front of socket.socket.  The attribute _inet is AF_INET or\n"
-"AF_INET6, the family of the socket's addresses.");
+"To be a base class in front of socket.socket, with AF_INET or AF_INET6, the family\n"
+"of its addresses, for what is underneath.");
 
 static PyType_Slot socket_methods_slots[] = {
     {Py_tp_methods, socket_methods},
@@ -1139,8 +1511,18 @@ static PyType_Spec socket_methods_spec = {
 
 /* ---- Module ---------------------------------------------------------------- */
 
+#define FUNCTION(name, function, doc) \
+    {name, (PyCFunction)(void (*)(void))function, METH_FASTCALL, doc}
+
 static PyMethodDef module_methods[] = {
-    {"socket", (PyCFunction)(void (*)(void))smcsock_socket, METH_FASTCALL, socket_doc},
+    FUNCTION("socket", smcsock_socket, socket_doc),
+    FUNCTION("accept", smcsock_accept, accept_function_doc),
+    FUNCTION("connect", smcsock_connect, connect_function_doc),
+    FUNCTION("connect_ex", smcsock_connect_ex, connect_ex_function_doc),
+    FUNCTION("inode", smcsock_inode, inode_doc),
+    FUNCTION("replace", smcsock_replace, replace_doc),
+    {"identify", smcsock_identify, METH_O, identify_doc},
+    FUNCTION("records", smcsock_records, records_doc),
     {NULL, NULL, 0, NULL},
 };
 
@@ -1156,15 +1538,15 @@ import_attribute(const char *module_name, const char *name)
     return attribute;
 }
 
-/* Finds the C function of a method that takes no arguments, if it has one. */
+/* Finds the C function of a method of this kind, if it has one. */
 static bool
-find_noargs_function(PyObject *obj, const char *name, PyCFunction *function)
+find_function(PyObject *obj, const char *name, int kind, PyCFunction *function)
 {
     PyObject *method = PyObject_GetAttrString(obj, name);
     if (method == NULL) {
         return false;
     }
-    if (PyCFunction_Check(method) && PyCFunction_GetFlags(method) == METH_NOARGS) {
+    if (PyCFunction_Check(method) && PyCFunction_GetFlags(method) == kind) {
         *function = PyCFunction_GetFunction(method);
     }
     Py_DECREF(method);
@@ -1184,10 +1566,29 @@ find_socket_functions(module_state *state)
     if (sock == NULL) {
         return false;
     }
-    bool found = find_noargs_function(sock, "fileno", &state->fileno_function) &&
-                 find_noargs_function(sock, "gettimeout", &state->gettimeout_function);
+    bool found =
+        find_function(sock, "fileno", METH_NOARGS, &state->fileno_function) &&
+        find_function(sock, "gettimeout", METH_NOARGS, &state->gettimeout_function) &&
+        find_function(sock, "_accept", METH_NOARGS, &state->accept_function) &&
+        find_function(sock, "connect", METH_O, &state->connect_function) &&
+        find_function(sock, "connect_ex", METH_O, &state->connect_ex_function);
     Py_DECREF(sock);
     return found;
+}
+
+static bool
+find_family_member(module_state *state)
+{
+    state->family = PyObject_GetAttrString(state->socket_type, "family");
+    if (state->family == NULL) {
+        return false;
+    }
+    *(void **)&state->get_family = PyType_GetSlot(Py_TYPE(state->family), Py_tp_descr_get);
+    if (state->get_family == NULL) {
+        PyErr_SetString(PyExc_TypeError, "_socket.socket has no member family");
+        return false;
+    }
+    return true;
 }
 
 static bool
@@ -1217,16 +1618,35 @@ add_socket_methods(PyObject *module)
     return added;
 }
 
+PyDoc_STRVAR(handshake_interrupted_doc,
+"A signal arrived during the SMC handshake (CLC) of a connect() without a timeout,\n"
+"and its handler returned: the kernel cannot resume the handshake, and the socket is\n"
+"of no more use.  A new one may be connected.\n\n"
+"``errno`` is EINTR.  Any other InterruptedError out of connect() is one that the\n"
+"handler raised.");
+
+static bool
+add_handshake_interrupted(PyObject *module, module_state *state)
+{
+    state->handshake_interrupted =
+        PyErr_NewExceptionWithDoc("smcsock.HandshakeInterruptedError",
+                                  handshake_interrupted_doc, PyExc_InterruptedError, NULL);
+    return state->handshake_interrupted != NULL &&
+           PyModule_AddObjectRef(module, "HandshakeInterruptedError",
+                                 state->handshake_interrupted) == 0;
+}
+
 static int
 module_exec(PyObject *module)
 {
     module_state *state = PyModule_GetState(module);
-    if (!find_socket_functions(state) || !find_audit_function(state) ||
+    if (!find_socket_functions(state) || !find_family_member(state) ||
+        !find_audit_function(state) ||
         (state->gaierror = import_attribute("_socket", "gaierror")) == NULL ||
-        (state->str_inet = PyUnicode_InternFromString("_inet")) == NULL ||
         (state->str_socket_bind = PyUnicode_InternFromString("socket.bind")) == NULL ||
         (state->str_socket_connect = PyUnicode_InternFromString("socket.connect")) == NULL ||
-        !add_socket_methods(module) || PyModule_AddIntMacro(module, AF_SMC) < 0 ||
+        !add_handshake_interrupted(module, state) || !add_socket_methods(module) ||
+        PyModule_AddIntMacro(module, AF_SMC) < 0 ||
         PyModule_AddIntMacro(module, SMCPROTO_SMC) < 0 ||
         PyModule_AddIntMacro(module, SMCPROTO_SMC6) < 0 ||
         PyModule_AddIntConstant(module, "IPPROTO_SMC", SMCSOCK_IPPROTO_SMC) < 0 ||
@@ -1243,8 +1663,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     module_state *state = PyModule_GetState(module);
     Py_VISIT(state->gaierror);
     Py_VISIT(state->socket_type);
+    Py_VISIT(state->handshake_interrupted);
     Py_VISIT(state->audit);
-    Py_VISIT(state->str_inet);
+    Py_VISIT(state->family);
     Py_VISIT(state->str_socket_bind);
     Py_VISIT(state->str_socket_connect);
     return 0;
@@ -1256,8 +1677,9 @@ module_clear(PyObject *module)
     module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->gaierror);
     Py_CLEAR(state->socket_type);
+    Py_CLEAR(state->handshake_interrupted);
     Py_CLEAR(state->audit);
-    Py_CLEAR(state->str_inet);
+    Py_CLEAR(state->family);
     Py_CLEAR(state->str_socket_bind);
     Py_CLEAR(state->str_socket_connect);
     return 0;

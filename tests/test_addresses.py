@@ -767,9 +767,9 @@ def test_methods_without_arguments_take_none(closed: Closed, method: str) -> Non
         function(timeout=1)
 
 
-@pytest.mark.parametrize("arguments", [(), (1,), (1, 0, 0)], ids=len)
-def test_socket_takes_two_arguments(arguments: tuple[int, ...]) -> None:
-    with pytest.raises(TypeError, match=rf"exactly 2 arguments \({len(arguments)} given\)"):
+@pytest.mark.parametrize("arguments", [(), (1,), (1, 0, 2, 0)], ids=len)
+def test_socket_takes_two_arguments_and_a_family(arguments: tuple[int, ...]) -> None:
+    with pytest.raises(TypeError, match=rf"2 or 3 arguments \({len(arguments)} given\)"):
         _smcsock.socket(*arguments)
 
 
@@ -783,6 +783,8 @@ def test_socket_takes_ints(value: Any, expected: type[Exception]) -> None:
         _smcsock.socket(value, smcsock.SMCPROTO_SMC)
     with pytest.raises(expected):
         _smcsock.socket(socket.SOCK_STREAM, value)
+    with pytest.raises(expected):
+        _smcsock.socket(socket.SOCK_STREAM, 0, value)
 
 
 @pytest.mark.parametrize(

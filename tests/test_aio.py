@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import pytest
 from conftest import EXPECTED_MODE, INET, INET6, SMC, SMC6, VM_KERNEL, VM_MODE, Presentation
 from descriptors import open_descriptors, open_sockets
-from test_socket import LIMIT, raises
+from test_socket import LIMIT, mptcp_socket, raises
 from test_socket import inet as inet
 from test_socket import time_limit as time_limit
 from test_timeouts import silent_network as silent_network
@@ -316,6 +316,18 @@ def test_smc_info_of_plain_asyncio_connections() -> None:
             opening = asyncio.open_connection("127.0.0.1", port_of(server))
             async with closing(opening) as (reader, writer):
                 assert await reader.readline() == b"TCP\n"
+                assert aio.smc_info(writer) == smcsock.SmcInfo(Mode.TCP)
+
+    run(main())
+
+
+def test_smc_info_of_an_mptcp_connection() -> None:
+    async def main() -> None:
+        with mptcp_socket() as listener, mptcp_socket() as sock:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            sock.connect(listener.getsockname())
+            async with closing(asyncio.open_connection(sock=sock)) as (_, writer):
                 assert aio.smc_info(writer) == smcsock.SmcInfo(Mode.TCP)
 
     run(main())
@@ -911,6 +923,49 @@ def test_closed_server_ends_serve_forever(no_descriptor_leaks: None) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("end", ["close", "cancel"])
+def test_serve_forever_ends_with_its_clients_as_asyncios(end: str, number: int) -> None:
+    async def outcome(start_server: Any) -> tuple[bool, bytes]:
+        """Whether a client was still served when serve_forever() ended, and what it got."""
+        has_begun, may_end = asyncio.Event(), asyncio.Event()
+
+        async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            has_begun.set()
+            await may_end.wait()
+            writer.write(b"bye")
+            writer.close()
+
+        server = await start_server(serve, ["127.0.0.1", "::1"][:number], 0)
+        serving = asyncio.create_task(server.serve_forever())
+        name = server.sockets[0].getsockname()[:2]
+        async with closing(asyncio.open_connection(*name)) as (reader, _):
+            await has_begun.wait()
+            server.close() if end == "close" else serving.cancel()
+            done, _ = await asyncio.wait([serving], timeout=1)
+            may_end.set()
+            received = await reader.read()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        return bool(done), received
+
+    async def main() -> None:
+        assert await outcome(aio.start_server) == await outcome(asyncio.start_server)
+
+    run(main())
+
+
+def test_closed_server_serves_no_more() -> None:
+    async def main(start_server: Any) -> None:
+        server = await start_server(greet, ["127.0.0.1", "::1"], 0)
+        server.close()
+        with pytest.raises(RuntimeError, match="is closed"):
+            await server.serve_forever()
+
+    for start_server in aio.start_server, asyncio.start_server:
+        run(main(start_server))
+
+
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="before Python 3.13 servers cannot do it")
 @pytest.mark.parametrize("method", ["close_clients", "abort_clients"])
 def test_server_ends_its_connections(method: str) -> None:
@@ -941,6 +996,14 @@ def test_options_of_listeners() -> None:
             greet, "127.0.0.1", 0, reuse_address=False, keep_alive=True
         ) as server:
             assert options(server) == [0, 1]
+        for value in (None, True, False, 1, 0):
+            settings: Any = {"reuse_address": value, "reuse_port": value, "start_serving": value}
+            async with (
+                await aio.start_server(greet, "127.0.0.1", 0, **settings) as server,
+                await asyncio.start_server(greet, "127.0.0.1", 0, **settings) as oracle,
+            ):
+                assert options(server) == options(oracle)
+                assert server.is_serving() == oracle.is_serving()
 
     run(main())
 

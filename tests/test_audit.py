@@ -36,6 +36,8 @@ class Auditor:
         self.events: list[Event] = []
         self.refused: str | None = None
         self.let_pass = 0
+        self.probe: Callable[[], object] = lambda: None
+        self.probed: list[object] = []
 
     def refuse(self, event: str, let_pass: int = 0) -> None:
         self.reset()
@@ -57,6 +59,7 @@ class Auditor:
         if not self.awake or not event.startswith("socket."):
             return
         self.events.append((event, args))
+        self.probed.append(self.probe())
         if event == self.refused:
             self.let_pass -= 1
             if self.let_pass < 0:
@@ -125,6 +128,16 @@ def test_new_socket_without_arguments_says_what_it_is(auditor: Auditor) -> None:
         event, args = auditor.take()[0]
     assert event == "socket.__new__"
     assert args == (sock, smcsock.AF_SMC, socket.SOCK_STREAM, smcsock.SMCPROTO_SMC)
+
+
+def test_new_socket_is_opened_after_the_event(presentation: Presentation, auditor: Auditor) -> None:
+    before = open_descriptors()
+    for opener in presentation.tcp_socket, presentation.open:
+        auditor.reset()
+        auditor.probe = open_descriptors
+        with opener():
+            # One event, or both that a socket presenting AF_SMC raises.
+            assert auditor.probed == [before] * len(auditor.events) != []
 
 
 def test_has_smc_raises_none(auditor: Auditor) -> None:

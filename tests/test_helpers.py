@@ -3,10 +3,11 @@
 import errno
 import inspect
 import os
+import pickle
 import re
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 import pytest
@@ -19,9 +20,11 @@ from smcsock import (
     SMCPROTO_SMC6,
     DiagUnavailableError,
     FallbackError,
+    HandshakeInterruptedError,
     Mode,
     SmcInfo,
     SMCUnsupportedError,
+    _opening,
     _smcsock,
     _socket,
 )
@@ -324,13 +327,21 @@ def test_interrupted_handshake_is_tried_again_with_a_new_socket(
     def interrupted(self: smcsock.socket, address: Any) -> None:
         attempts.append(self)
         if len(attempts) < 3:
-            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+            raise HandshakeInterruptedError(errno.EINTR, os.strerror(errno.EINTR))
         connect(self, address)
 
     monkeypatch.setattr(smcsock.socket, "connect", interrupted)
     with smcsock.create_connection(listener.getsockname()[:2]) as sock:
         assert sock.getpeername() == listener.getsockname()
         assert [attempt.fileno() for attempt in attempts] == [-1, -1, sock.fileno()]
+
+
+def test_handshake_interrupted_error_is_an_interrupted_error() -> None:
+    error = HandshakeInterruptedError(errno.EINTR, "a signal")
+    assert isinstance(error, InterruptedError)
+    assert (error.errno, str(error)) == (errno.EINTR, "[Errno 4] a signal")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.args) == (smcsock.HandshakeInterruptedError, error.args)
 
 
 # ---- create_connection that insists on SMC ----------------------------------------
@@ -627,15 +638,27 @@ def test_bad_arguments_leave_nothing_open(
 # ---- A kernel without SMC --------------------------------------------------------
 
 
+def refuse_smc(
+    monkeypatch: pytest.MonkeyPatch, number: int, protos: Container[int] = range(2)
+) -> None:
+    """Has the opening of SMC sockets, which was not tried yet, fail with an errno."""
+    open_socket = _smcsock.socket
+
+    def refuse(type: int, proto: int, family: int = AF_SMC) -> int:
+        if family == AF_SMC and proto in protos:
+            raise OSError(number, os.strerror(number))
+        return open_socket(type, proto, socket.AF_INET if family == AF_SMC else family)
+
+    monkeypatch.setattr(_smcsock, "socket", refuse)
+    monkeypatch.setattr(_opening, "_was_lacking", None)
+    monkeypatch.setattr(_opening, "_PROTOCOLS", "/none")
+
+
 @pytest.fixture
 def kernel_without_smc(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that has no SMC, or says so, and a user who has not said what to do then."""
-
-    def unsupported(*_: object) -> int:
-        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
-
     if smcsock.has_smc():
-        monkeypatch.setattr(_smcsock, "socket", unsupported)
+        refuse_smc(monkeypatch, errno.EAFNOSUPPORT)
     monkeypatch.delenv("SMCSOCK_FALLBACK", raising=False)
 
 
@@ -734,10 +757,7 @@ def test_bad_fallback_in_the_environment(
 def test_sandbox_that_forbids_smc_is_a_kernel_without_it(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forbid(*_: object) -> int:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(_smcsock, "socket", forbid)
+    refuse_smc(monkeypatch, number)
     with pytest.raises(PermissionError, match=os.strerror(number)):
         smcsock.socket(fallback="error")
     with smcsock.socket(fallback="tcp") as sock:
@@ -748,10 +768,7 @@ def test_sandbox_that_forbids_smc_is_a_kernel_without_it(
 def test_want_of_resources_is_no_reason_to_fall_back(
     fallback: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> int:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(_smcsock, "socket", fail)
+    refuse_smc(monkeypatch, errno.EMFILE)
     with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
         smcsock.socket(fallback=fallback)
 
@@ -805,12 +822,7 @@ def test_fallback_changes_nothing_where_there_is_smc(
 def test_kernel_with_smc_but_without_ipv6_does_not_fall_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def without_ipv6(_: int, proto: int) -> int:
-        if proto == SMCPROTO_SMC6:
-            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
-        return os.open(os.devnull, os.O_RDONLY)
-
-    monkeypatch.setattr(_smcsock, "socket", without_ipv6)
+    refuse_smc(monkeypatch, errno.EAFNOSUPPORT, protos=[SMCPROTO_SMC6])
     with pytest.raises(OSError, match="not supported") as caught:
         smcsock.socket(socket.AF_INET6, fallback="tcp")
     assert caught.value.errno == errno.EAFNOSUPPORT
@@ -838,18 +850,12 @@ def test_has_smc_leaves_nothing_open() -> None:
 
 @pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EACCES, errno.EPERM])
 def test_has_smc_is_false_if_refused(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> int:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(_smcsock, "socket", refuse)
+    refuse_smc(monkeypatch, number)
     assert smcsock.has_smc() is False
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 def test_has_smc_does_not_guess(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> int:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(_smcsock, "socket", refuse)
+    refuse_smc(monkeypatch, number)
     with pytest.raises(OSError, match=re.escape(os.strerror(number))):
         smcsock.has_smc()

@@ -174,9 +174,9 @@ def test_commands_on_the_path(tmp_path: Path) -> None:
     script.chmod(0o755)
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     assert run("some-command", "x", env=env).stdout == f"{[str(script), 'x']}\n"
-    code = "import socket; print(type(socket.socket()))"
+    code = "import sys; print('smcsock._dropin._session' in sys.modules)"
     result = run("--", sys.executable, "-W", "ignore", "-c", code)
-    assert result.stdout == "<class 'smcsock.socket'>\n"
+    assert result.stdout == "True\n"
     result = run("python3", "-", "-I", env=env, input="import sys; print(sys.argv)")
     assert result.stdout == "['-', '-I']\n"
 
@@ -274,19 +274,20 @@ def test_a_child_that_is_terminated_has_counted(tmp_path: Path) -> None:
     ("name", "content"),
     [
         ("smcsock.py", "raise ImportError('none here')"),
-        ("smcsock/_session.py", "def begin(hook): raise TypeError('none here')"),
+        ("smcsock/_dropin/_session.py", "def begin(hook): raise TypeError('none here')"),
     ],
 )
 def test_a_python_without_smcsock_says_so(
     name: str, content: str, required: bool, tmp_path: Path
 ) -> None:
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).with_name("__init__.py").touch()
+    (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+    for package in (tmp_path / name).relative_to(tmp_path).parents:
+        (tmp_path / package / "__init__.py").touch()
     program(tmp_path, content, name)
     options = {"require_smc": required}
     env = {
         **os.environ,
-        "PYTHONPATH": f"{Path(smcsock.__file__).parent / '_site'}:{tmp_path}",
+        "PYTHONPATH": f"{Path(smcsock.__file__).parent / '_dropin/_site'}:{tmp_path}",
         "SMCSOCK_RUN": json.dumps(options),
     }
     result = call(sys.executable, "-c", "print('running')", env=env)

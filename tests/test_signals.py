@@ -30,7 +30,7 @@ from test_timeouts import (
 )
 
 import smcsock
-from smcsock import Mode
+from smcsock import HandshakeInterruptedError, Mode
 
 HANDSHAKE_ENDED = (
     "a signal ended the SMC handshake (CLC), which the kernel cannot resume: "
@@ -62,9 +62,12 @@ def blocked(function: Callable[..., T], *args: object) -> T:
 class Handler:
     """A signal handler that counts its runs within blocked(), and may raise at one of them."""
 
-    def __init__(self, raise_at: int | None = None) -> None:
+    def __init__(
+        self, raise_at: int | None = None, error: Exception | type[Exception] = Interrupt
+    ) -> None:
         self.count = 0
         self._raise_at = raise_at
+        self._error = error
 
     def __call__(self, _: int, frame: FrameType | None) -> None:
         while frame is not None and frame.f_code is not blocked.__code__:
@@ -73,7 +76,7 @@ class Handler:
             return
         self.count += 1
         if self.count == self._raise_at:
-            raise Interrupt
+            raise self._error
 
 
 class Thrice(Handler):
@@ -292,7 +295,7 @@ def assert_no_foreign_data(client: socket.socket, server: socket.socket, result:
     if result == ("returned", None):
         round_trip(client, server)
         return
-    assert result[0] == "InterruptedError"
+    assert result[0] == "HandshakeInterruptedError"
     client.close()
     server.settimeout(LIMIT)
     assert server.recv(1) == b""
@@ -446,7 +449,7 @@ def test_a_signal_during_the_handshake_ends_a_blocking_connect(
     with presentation.open() as client:
         with (
             one_signal_when(handshake.has_begun),
-            pytest.raises(InterruptedError) as raised,
+            pytest.raises(HandshakeInterruptedError) as raised,
         ):
             client.connect(handshake.address)
         assert (raised.value.errno, raised.value.strerror) == (errno.EINTR, HANDSHAKE_ENDED)
@@ -563,13 +566,29 @@ def test_a_blocking_connect_in_a_storm_succeeds_or_says_that_it_was_interrupted(
             with presentation.open() as client:
                 try:
                     blocked(client.connect, listener.getsockname())
-                except InterruptedError as error:
+                except HandshakeInterruptedError as error:
                     interrupted.append(error.strerror)
                     continue
                 with accept_from(listener, client) as server:
                     round_trip(client, server)
     # TCP has no handshake to be interrupted.
     assert set(interrupted) <= ({HANDSHAKE_ENDED} if smcsock.has_smc() else set())
+
+
+@pytest.mark.parametrize("presentation", [INET, INET6], ids=lambda p: p.name)
+@pytest.mark.parametrize("create", [socket.create_connection, smcsock.create_connection])
+def test_an_interrupted_error_of_a_handler_ends_create_connection(
+    presentation: Presentation, create: Callable[..., socket.socket]
+) -> None:
+    error = InterruptedError(errno.EINTR, "enough, says the program")
+    with (
+        black_hole(presentation) as listener,
+        time_limit(),
+        every(0.05, Handler(1, error)),
+        pytest.raises(InterruptedError) as raised,
+    ):
+        blocked(create, listener.getsockname()[:2])
+    assert raised.value is error
 
 
 @pytest.mark.parametrize("presentation", [INET, INET6], ids=lambda p: p.name)

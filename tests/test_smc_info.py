@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from conftest import INET, INET6, SMC, SMC6, VM_MODE, Presentation
@@ -39,8 +39,9 @@ from smcsock import (
     SmcInfo,
     State,
 )
-from smcsock._info import decode
+from smcsock._info import decode, query
 from smcsock._reasons import reason
+from smcsock._sock_diag import records
 
 NOSMCDEV, PEERNOSMC, PEERDECL, OPTUNSUPP = 0x03030000, 0x03010000, 0x05000000, 0x03060000
 
@@ -525,9 +526,54 @@ def test_each_of_many_sockets_is_found(smc_mode: Mode) -> None:
         openers = [SMC.open] * 400 + [SMC6.open] * 400
         socks = [stack.enter_context(opener()) for opener in openers]
         pairs = [stack.enter_context(presentation.pair()) for presentation in (SMC, SMC6)]
-        asked = [*socks[::25], socks[-1], *(sock for pair in pairs for sock in pair)]
+        paired = [sock for pair in pairs for sock in pair]
+        asked = [*socks[::25], socks[-1], *paired]
         found = [sock.smc_info().inode for sock in asked]
-        assert found == [os.fstat(sock.fileno()).st_ino for sock in asked]
+        assert found == inodes(asked)
+        assert sorted(map(inode_of, records(inodes(asked)))) == sorted(inodes(asked))
+        everyone = inodes([*socks, *paired])
+        assert sorted(map(inode_of, records(everyone * 2))) == sorted(everyone)
+        assert set(map(inode_of, records())) >= set(everyone)
+
+
+def inodes(socks: list[smcsock.socket]) -> list[int]:
+    return [os.fstat(sock.fileno()).st_ino for sock in socks]
+
+
+def inode_of(record: bytes) -> int:
+    inode = decode(record, socket.AF_INET).inode
+    assert inode is not None
+    return inode
+
+
+def test_records_are_those_of_the_sockets_asked_for(pair: Pair, smc_mode: Mode) -> None:
+    (inode,) = inodes([pair[0]])
+    (record,) = records({inode, 1, 2**64 - 1})
+    assert decode(record, pair[0]._inet) == query(pair[0])
+    assert records(iter([inode])) == [record]
+    assert records([1, 2]) == []
+
+
+def test_without_smc_diag_there_are_no_records(pair: Pair, no_smc_diag: None) -> None:
+    for asked in (inodes(list(pair)), None):
+        with pytest.raises(DiagUnavailableError):
+            records(asked)
+
+
+def test_no_inodes_have_no_records() -> None:
+    assert records([]) == records(set()) == []
+
+
+@pytest.mark.parametrize("inodes", [1, ["1"], [1.0], [None]], ids=repr)
+def test_inodes_of_another_type(inodes: Any) -> None:
+    with pytest.raises(TypeError):
+        records(inodes)
+
+
+@pytest.mark.parametrize("inode", [-1, 2**64])
+def test_inodes_of_another_size(inode: int) -> None:
+    with pytest.raises(OverflowError):
+        records([3, inode])
 
 
 # ----- require_smc
@@ -767,8 +813,8 @@ def test_record_has_the_link_group(number: int, role: str) -> None:
 def test_record_has_the_dmbs() -> None:
     assert decoded(attribute(DMBINFO, DMB_INFO)).dmb == Dmb(
         link_id=0xC0000001,
-        gid=(7 << 64) + 3,
-        peer_gid=((1 << 63) + 6 << 64) + (1 << 63),
+        gid=(3 << 64) + 7,
+        peer_gid=((1 << 63) << 64) + (1 << 63) + 6,
         token=(1 << 63) + 4,
         peer_token=5,
     )

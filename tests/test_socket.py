@@ -45,6 +45,7 @@ LIMIT = 120
 """Seconds until a test that hangs fails."""
 
 STREAM = socket.SOCK_STREAM
+IPPROTO_MPTCP = 262
 
 over_ipv4 = pytest.mark.parametrize("presentation", [SMC, INET], ids=lambda p: p.name)
 
@@ -1236,6 +1237,16 @@ FOREIGN: dict[str, tuple[Callable[[], socket.socket], str]] = {
 }
 
 
+def mptcp_socket(inet: int = socket.AF_INET) -> socket.socket:
+    try:
+        return socket.socket(inet, STREAM, IPPROTO_MPTCP)
+    except OSError as error:
+        pytest.skip(f"this kernel has no Multipath TCP: {error.strerror}")
+
+
+FOREIGN["Multipath TCP"] = mptcp_socket, "is no SMC socket: its protocol is Multipath TCP$"
+
+
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_descriptor_of_another_socket_is_refused(kind: str) -> None:
     opener, text = FOREIGN[kind]
@@ -1277,6 +1288,22 @@ def test_fallback_allows_a_tcp_descriptor(presentation: Presentation) -> None:
                 assert same.smc_info().mode is Mode.TCP
                 same.sendall(b"hello")
                 assert receive(peer, 5) == b"hello"
+
+
+def test_fallback_allows_a_descriptor_of_mptcp(presentation: Presentation) -> None:
+    with mptcp_socket(presentation.inet) as listener, mptcp_socket(presentation.inet) as client:
+        listener.bind((presentation.host, 0))
+        listener.listen()
+        client.connect(listener.getsockname())
+        server, _ = listener.accept()
+        with server:
+            for sock, peer in ((client, server), (server, client)):
+                with smcsock.fromfd(sock.fileno(), fallback="tcp") as same:
+                    assert presented(same) == (smcsock.socket, presentation.inet, STREAM, 0)
+                    assert same.smc_info().mode is Mode.TCP
+                    assert same.fell_back()
+                    same.sendall(b"hello")
+                    assert receive(peer, 5) == b"hello"
 
 
 def test_tcp_descriptor_may_present_smc(presentation: Presentation) -> None:

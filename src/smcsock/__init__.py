@@ -7,7 +7,12 @@ where both hosts can do it: SMC-D (ISM devices, loopback-ism) or SMC-R (RDMA).
 
 from typing import TYPE_CHECKING, Any
 
-from ._errors import DiagUnavailableError, FallbackError, SMCUnsupportedError
+from ._errors import (
+    DiagUnavailableError,
+    FallbackError,
+    HandshakeInterruptedError,
+    SMCUnsupportedError,
+)
 from ._helpers import create_connection, create_server
 from ._info import (
     Connection,
@@ -22,7 +27,7 @@ from ._info import (
 )
 from ._reasons import Reason
 from ._smcsock import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SMCPROTO_SMC, SMCPROTO_SMC6, SOL_SMC
-from ._socket import fromfd, has_smc, socket
+from ._socket import fromfd, has_smc, smc_info, socket
 
 __all__ = [
     "AF_SMC",
@@ -37,6 +42,7 @@ __all__ = [
     "DiagUnavailableError",
     "Dmb",
     "FallbackError",
+    "HandshakeInterruptedError",
     "LinkGroup",
     "Mode",
     "Outcome",
@@ -53,6 +59,7 @@ __all__ = [
     "has_smc",
     "install",
     "installed",
+    "smc_info",
     "socket",
     "uninstall",
 ]
@@ -64,17 +71,17 @@ if TYPE_CHECKING:
     from . import aio as aio
     from . import diag as diag
     from . import doctor as doctor
-    from ._install import install, installed, uninstall
+    from ._dropin import install, installed, uninstall
+    from ._dropin._report import Outcome, Report
     from ._ssl import SSLSocket
-    from ._tally import Outcome, Report
 else:
     _LATER = {
-        "Outcome": "_tally",
-        "Report": "_tally",
+        "Outcome": "_dropin._report",
+        "Report": "_dropin._report",
         "SSLSocket": "_ssl",
-        "install": "_install",
-        "installed": "_install",
-        "uninstall": "_install",
+        "install": "_dropin",
+        "installed": "_dropin",
+        "uninstall": "_dropin",
     }
 
     def __getattr__(name: str) -> Any:

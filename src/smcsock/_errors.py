@@ -4,10 +4,18 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
+from ._smcsock import HandshakeInterruptedError
+
 if TYPE_CHECKING:
     from ._info import SmcInfo
 
-__all__ = ["NO_SMC", "DiagUnavailableError", "FallbackError", "SMCUnsupportedError"]
+__all__ = [
+    "NO_SMC",
+    "DiagUnavailableError",
+    "FallbackError",
+    "HandshakeInterruptedError",
+    "SMCUnsupportedError",
+]
 
 NO_SMC = (
     "this kernel has no SMC, or its module is not loaded: try 'modprobe smc' as root; if there "
@@ -33,7 +41,7 @@ class SMCUnsupportedError(OSError):
         super().__init__(*(args or (errno.EAFNOSUPPORT, text)))
 
 
-class FallbackError(ConnectionError):
+class FallbackError(ConnectionAbortedError):
     """A connection fell back to TCP though ``require_smc`` was asked; it was closed.
 
     ``peer`` is the address of the peer, ``info`` the :class:`SmcInfo` of the

@@ -4,6 +4,7 @@ import errno
 import socket as _stdlib
 from typing import Any
 
+from ._errors import HandshakeInterruptedError
 from ._smcsock import IPPROTO_SMC
 from ._socket import Fallback, socket
 
@@ -63,9 +64,8 @@ def create_connection(
                 return _connect(
                     family, proto, sockaddr, timeout, source_address, require_smc, fallback
                 )
-            except InterruptedError:
-                # A signal ended the SMC handshake and its handler returned: unlike
-                # connect() on a caller's socket, this can go on with a new one.
+            except HandshakeInterruptedError:
+                # Unlike connect() on a caller's socket, this can go on with a new one.
                 continue
             except OSError as error:
                 if not all_errors:

@@ -6,15 +6,14 @@ byte order of the host but for the ports and IP addresses.
 """
 
 import errno
-import socket
 import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag, StrEnum
-from typing import Any, TypeAlias
+from socket import AF_INET, AF_INET6, AddressFamily, inet_ntop
+from typing import Any, Protocol, TypeAlias
 
-from . import _smcsock
 from ._errors import DiagUnavailableError
 from ._reasons import Reason, reason
 
@@ -28,6 +27,7 @@ __all__ = [
     "ProducerFlag",
     "SmcInfo",
     "State",
+    "whole_gid",
 ]
 
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
@@ -131,7 +131,7 @@ class Dmb:
     """The DMBs of an SMC-D connection.
 
     ``link_id`` names the link group. GIDs are 64 bits wide for an ISM device and
-    128 bits for a virtual one such as loopback-ism.
+    128 bits for a virtual one such as loopback-ism: those are UUIDs, ``uuid.UUID(int=gid)``.
     """
 
     link_id: int
@@ -238,9 +238,9 @@ def _attributes(record: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _address(family: int, host: bytes, port: bytes) -> Address:
     number = int.from_bytes(port, "big")
-    if family == socket.AF_INET6:
-        return socket.inet_ntop(socket.AF_INET6, host), number, 0, 0
-    return socket.inet_ntop(socket.AF_INET, host[:4]), number
+    if family == AF_INET6:
+        return inet_ntop(AF_INET6, host), number, 0, 0
+    return inet_ntop(AF_INET, host[:4]), number
 
 
 def _connection(payload: bytes) -> Connection:
@@ -284,12 +284,17 @@ def _link_group(payload: bytes) -> LinkGroup:
     )
 
 
+def whole_gid(gid: int, extension: int) -> int:
+    """The GID of an SMC-D device, which the kernel gives in two halves, the first one first."""
+    return gid << 64 | extension if extension else gid
+
+
 def _dmb(payload: bytes) -> Dmb:
     link_id, peer_gid, gid, token, peer_token = _DMBINFO_STRUCT.unpack_from(payload)
     if len(payload) >= _DMBINFO_STRUCT.size + _DMBINFO_EXT.size:
         peer_ext, ext = _DMBINFO_EXT.unpack_from(payload, _DMBINFO_STRUCT.size)
-        gid |= ext << 64
-        peer_gid |= peer_ext << 64
+        gid = whole_gid(gid, ext)
+        peer_gid = whole_gid(peer_gid, peer_ext)
     return Dmb(link_id, gid, peer_gid, token, peer_token)
 
 
@@ -344,7 +349,15 @@ def decode(record: bytes, family: int) -> SmcInfo:
     )
 
 
-def query(sock: _smcsock.SocketMethods) -> SmcInfo | None:
+class _InetSocket(Protocol):
+    """A smcsock.socket, as far as this module needs it."""
+
+    _inet: AddressFamily
+
+    def _diag(self) -> bytes | None: ...
+
+
+def query(sock: _InetSocket) -> SmcInfo | None:
     """Asks the kernel for the record of an SMC socket; None if it lists none.
 
     Raises DiagUnavailableError where smc_diag is missing, else OSError.

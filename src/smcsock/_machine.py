@@ -12,6 +12,7 @@ __all__ = [
     "RoceDevice",
     "SmcdDevice",
     "entries",
+    "link_name",
     "module_state",
     "read",
     "smcd_devices",
@@ -39,11 +40,24 @@ class RoceDevice:
 
 @dataclass(frozen=True)
 class SmcdDevice:
-    """A device for SMC-D, as far as /sys shows it; ``kind`` is "ism" or "dibs"."""
+    """A device for SMC-D, as far as /sys shows it; ``kind`` is "ism" or "dibs".
+
+    ``gid`` and ``fabric_id`` are as the class dibs writes them, None before Linux 6.18.
+    """
 
     name: str
     kind: str
     driver: str | None
+    gid: str | None = None
+    fabric_id: str | None = None
+
+    @property
+    def description(self) -> str:
+        """What it is, in a few words."""
+        driver = f"driver {self.driver}" if self.driver else None
+        gid = f"GID {self.gid}" if self.gid else None
+        fabric = f"fabric ID {self.fabric_id}" if self.fabric_id else None
+        return ", ".join(filter(None, (self.kind, driver, gid, fabric)))
 
 
 def read(path: Path) -> str | None:
@@ -62,33 +76,64 @@ def entries(path: Path) -> list[Path]:
         return []
 
 
+def link_name(path: Path) -> str | None:
+    """The last part of where a symbolic link leads; None if there is none to be seen."""
+    try:
+        return os.path.basename(os.readlink(path))
+    except OSError:
+        return None
+
+
 def module_state(root: Path, name: str) -> str:
-    """Of a kernel module: "loaded", "built in", "not loaded" (but installed), "not found"."""
-    if (root / "sys/module" / name / "initstate").exists():
+    """Of a kernel module: "loaded", "built in", "not loaded" (but installed), "not found".
+
+    "unknown" where neither /sys/module nor /proc/modules lets this process see that.
+    """
+    directory = root / "sys/module" / name
+    has_state = _exists(directory / "initstate")
+    loaded = read(root / "proc/modules")
+    if has_state or any(line.split()[:1] == [name] for line in (loaded or "").splitlines()):
         return "loaded"
-    directory = root / "lib/modules" / os.uname().release
+    can_tell = has_state is not None or loaded is not None
+    modules = root / "lib/modules" / os.uname().release
     for index, state in (("modules.builtin", "built in"), ("modules.dep", "not loaded")):
-        for line in (read(directory / index) or "").splitlines():
+        for line in (read(modules / index) or "").splitlines():
             if Path(line.partition(":")[0]).name.partition(".")[0] == name:
-                return state
-    return "built in" if (root / "sys/module" / name).exists() else "not found"
+                return state if can_tell or state in LOADED else "unknown"
+    if _exists(directory):
+        return "built in"
+    return "not found" if can_tell else "unknown"
+
+
+def _exists(path: Path) -> bool | None:
+    """Whether there is a file; None if this process may not look."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def smcd_devices(root: Path) -> list[SmcdDevice]:
     """The devices for SMC-D that show in /sys; loopback-ism need not."""
+    # Linux 6.18 and newer have ISM and loopback devices in a class of their own, too.
+    dibs = {
+        link_name(path / "device") or path.name: path for path in entries(root / "sys/class/dibs")
+    }
     devices = []
     for path in entries(root / "sys/bus/pci/devices"):
         if (read(path / "vendor"), read(path / "device")) == _ISM:
-            driver = (path / "driver").resolve().name if (path / "driver").exists() else None
-            devices.append(SmcdDevice(path.name, "ism", driver))
-    # Linux 6.18 and newer have ISM and loopback devices in a class of their own, too.
-    known = {device.name for device in devices}
-    devices += [
-        SmcdDevice(path.name, "dibs", None)
-        for path in entries(root / "sys/class/dibs")
-        if (path / "device").resolve().name not in known
-    ]
+            identity = _identity(dibs.pop(path.name, None))
+            devices.append(SmcdDevice(path.name, "ism", link_name(path / "driver"), *identity))
+    devices += [SmcdDevice(path.name, "dibs", None, *_identity(path)) for path in dibs.values()]
     return devices
+
+
+def _identity(path: Path | None) -> tuple[str | None, str | None]:
+    """GID and fabric ID of a device of the class dibs."""
+    return (read(path / "gid"), read(path / "fabric_id")) if path else (None, None)
 
 
 def smcr_devices(root: Path) -> list[RoceDevice]:

@@ -12,9 +12,8 @@ import os
 import socket
 import struct
 
-__all__ = ["NETLINK_SOCK_DIAG", "NLM_F_ACK", "NLM_F_DUMP", "NLM_F_REQUEST", "ask", "pack"]
+__all__ = ["CONFINED", "NLM_F_ACK", "NLM_F_DUMP", "NLM_F_REQUEST", "ask"]
 
-NETLINK_SOCK_DIAG = 4
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 _NLMSG_NOOP, _NLMSG_ERROR, _NLMSG_DONE = 1, 2, 3
 
@@ -24,15 +23,10 @@ _ERRNO = struct.Struct("=i")
 # The kernel fills no more of a buffer for a dump at a time (netlink_dump, smc_diag_dump).
 _BUFFER_SIZE = 65536
 
-_CONFINED = (
+CONFINED = (
     "this process may not open netlink sockets: look at what confines it (a container, "
     "seccomp, RestrictAddressFamilies= of a systemd service)"
 )
-
-
-def pack(kind: int, flags: int, payload: bytes) -> bytes:
-    """A message with its header."""
-    return _HEADER.pack(_HEADER.size + len(payload), kind, flags, 1, 0) + payload
 
 
 def ask(protocol: int, message: bytes) -> list[bytes]:
@@ -53,7 +47,7 @@ def _open(protocol: int) -> socket.socket:
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT:
-            raise OSError(errno.EACCES, _CONFINED) from None
+            raise OSError(errno.EACCES, CONFINED) from None
         raise
     # The kernel answers at once, whatever the default timeout of sockets is.
     sock.settimeout(None)

@@ -4,32 +4,28 @@ Source: include/uapi/linux/smc_diag.h and net/smc/smc_diag.c in the Linux kernel
 """
 
 import errno
-import struct
+from collections.abc import Iterable
 
+from . import _smcsock
 from ._errors import DiagUnavailableError
-from ._netlink import NETLINK_SOCK_DIAG, NLM_F_DUMP, NLM_F_REQUEST, ask, pack
-from ._smcsock import AF_SMC
+from ._netlink import CONFINED
 
 __all__ = ["records"]
 
-_SOCK_DIAG_BY_FAMILY = 20
-_REQUEST = struct.Struct("=B2xB48x")  # struct smc_diag_req: family, extensions
-_EXTENSIONS = 0b1011  # CONNINFO, LGRINFO and DMBINFO: the others come unasked
-_NLMSG_HEADER_SIZE = 16
 
+def records(inodes: Iterable[int] | None = None) -> list[bytes]:
+    """The records of SMC sockets of the network namespace, for _info.decode().
 
-def records() -> list[bytes]:
-    """The records of all SMC sockets of the network namespace, for _info.decode().
-
-    The kernel makes the list in parts: while sockets come and go, one may be missing
+    Of the sockets with these inodes, which are matched before anything becomes a Python
+    object; those that the kernel does not list have no record. Or of all sockets: the
+    kernel makes the list in parts, so that while sockets come and go one may be missing
     or listed twice. Raises DiagUnavailableError where smc_diag is missing, else OSError.
     """
-    request = _REQUEST.pack(AF_SMC, _EXTENSIONS)
-    message = pack(_SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, request)
     try:
-        answers = ask(NETLINK_SOCK_DIAG, message)
+        return _smcsock.records(inodes)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.EPROTONOSUPPORT):
             raise DiagUnavailableError from None
+        if error.errno == errno.EAFNOSUPPORT:
+            raise OSError(errno.EACCES, CONFINED) from None
         raise
-    return [answer[_NLMSG_HEADER_SIZE:] for answer in answers]

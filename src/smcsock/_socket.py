@@ -1,5 +1,6 @@
 """The type: socket.socket for SMC."""
 
+import _socket
 import dataclasses
 import errno
 import os
@@ -9,14 +10,25 @@ import stat
 import sys
 from collections.abc import Callable
 from operator import index
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from . import _smcsock
 from ._errors import DiagUnavailableError, FallbackError, SMCUnsupportedError
 from ._info import Mode, SmcInfo, query
+from ._opening import SANDBOXED, Opening, has_smc, lacks_smc, open_smc
 from ._smcsock import AF_SMC, IPPROTO_SMC, SMCPROTO_SMC, SMCPROTO_SMC6
 
-__all__ = ["Fallback", "fromfd", "has_smc", "socket", "until_end"]
+__all__ = [
+    "Fallback",
+    "StandardSocket",
+    "fromfd",
+    "has_smc",
+    "lost_error",
+    "open_socket",
+    "smc_info",
+    "socket",
+    "until_end",
+]
 
 Fallback: TypeAlias = Literal["tcp", "error"]
 
@@ -27,13 +39,25 @@ _TYPE_FLAGS = _stdlib.SOCK_NONBLOCK | _stdlib.SOCK_CLOEXEC
 
 _UNSPECIFIED = ("0.0.0.0", "::")
 
+_IPPROTO_MPTCP = 262  # of linux/in.h, which not all C libraries know
+
 _SMCPROTO = {_AF_INET: SMCPROTO_SMC, _AF_INET6: SMCPROTO_SMC6}
 
+if TYPE_CHECKING:
+    StandardSocket = _stdlib.socket
+else:
+    # Whatever stands in the module by that name: a program may have put something else there.
+    StandardSocket = next(
+        cls for cls in _socket.socket.__subclasses__() if cls.__module__ == "socket"
+    )
+
 # The methods of the base class, called directly: super() costs more than they do.
-_base_new = _stdlib.socket.__new__
-_base_init = _stdlib.socket.__init__
-_base_detach = _stdlib.socket.detach
-_base_getsockopt = _stdlib.socket.getsockopt
+_base_new = StandardSocket.__new__
+_base_init = StandardSocket.__init__
+_base_detach = StandardSocket.detach
+_base_fileno = StandardSocket.fileno
+_base_getpeername = StandardSocket.getpeername
+_base_getsockopt = StandardSocket.getsockopt
 
 
 def _presentations() -> dict[tuple[int, int], tuple[int, _stdlib.AddressFamily, int]]:
@@ -50,26 +74,6 @@ def _presentations() -> dict[tuple[int, int], tuple[int, _stdlib.AddressFamily, 
 _PRESENTATIONS = _presentations()
 
 
-# EAFNOSUPPORT: no SMC in the kernel. The others: a sandbox forbids it.
-_NO_SMC_ERRNOS = (errno.EAFNOSUPPORT, errno.EACCES, errno.EPERM)
-
-
-def has_smc() -> bool:
-    """Whether this process can open SMC sockets; asks the kernel by opening one.
-
-    The kernel may load its smc module to answer. Raises OSError when the question
-    cannot be settled (no descriptor or memory left).
-    """
-    try:
-        fd = _smcsock.socket(_SOCK_STREAM, SMCPROTO_SMC)
-    except OSError as error:
-        if error.errno in _NO_SMC_ERRNOS:
-            return False
-        raise
-    os.close(fd)
-    return True
-
-
 def _tcp_allowed(fallback: Fallback | None) -> bool:
     """Whether the caller, or else the environment, accepts a kernel without SMC."""
     source = "fallback"
@@ -80,6 +84,23 @@ def _tcp_allowed(fallback: Fallback | None) -> bool:
     if choice not in ("tcp", "error"):
         raise ValueError(f"{source} must be 'tcp' or 'error', not {choice!r}")
     return choice == "tcp"
+
+
+def open_socket(type: int, inet: int, proto: int, fallback: Fallback | None) -> tuple[int, bool]:
+    """The descriptor of a new SMC socket; or of TCP, if there is no SMC and that is allowed.
+
+    ``proto`` is that of the TCP socket. The second value tells whether it is one.
+    """
+    try:
+        return open_smc(type, SMCPROTO_SMC6 if inet == _AF_INET6 else SMCPROTO_SMC), False
+    except OSError as error:
+        if not isinstance(error, SMCUnsupportedError) and error.errno not in SANDBOXED:
+            raise
+        if type & ~_TYPE_FLAGS != _SOCK_STREAM:
+            raise _error(errno.ESOCKTNOSUPPORT) from None
+        if not _tcp_allowed(fallback):
+            raise
+    return _smcsock.socket(type, proto, inet), True
 
 
 def until_end(file: Any, offset: int, count: int | None) -> int | None:
@@ -98,11 +119,26 @@ def until_end(file: Any, offset: int, count: int | None) -> int | None:
     return count
 
 
+def lost_error(sock: _stdlib.socket) -> int:
+    """ECONNABORTED if smc_connect_work() in the kernel has failed and left no error."""
+    fd = _base_fileno(sock)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN | select.POLLOUT)
+    # The only SMC socket that hangs up and is ready for nothing.
+    if poll.poll(0) != [(fd, select.POLLHUP)]:
+        return 0
+    try:
+        _base_getpeername(sock)
+    except OSError as error:
+        return errno.ECONNABORTED if error.errno == errno.ENOTCONN else 0
+    return 0
+
+
 def _error(code: int, detail: str = "") -> OSError:
     return OSError(code, os.strerror(code) + detail)
 
 
-class socket(_smcsock.SocketMethods, _stdlib.socket):
+class socket(_smcsock.SocketMethods, StandardSocket):
     """An SMC socket: to its user a TCP socket, to the kernel a socket of AF_SMC.
 
     ``socket()`` is ``socket(AF_SMC, SOCK_STREAM, SMCPROTO_SMC)``; SMCPROTO_SMC6 is
@@ -115,8 +151,9 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
     presents AF_SMC, or AF_INET/AF_INET6 if it was opened with IPPROTO_SMC or
     ``family`` asks for it.
 
-    ``fallback="tcp"`` allows a plain TCP socket where the kernel has no SMC; without
-    it that is SMCUnsupportedError. None takes the environment variable
+    ``fallback="tcp"`` allows a plain TCP socket where the kernel has no SMC, and in
+    ``fileno`` a TCP socket, of Multipath TCP too; without it that is SMCUnsupportedError,
+    or ValueError. None takes the environment variable
     SMCSOCK_FALLBACK, "tcp" or "error".
     """
 
@@ -148,12 +185,13 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         if self._family == AF_SMC:
             # The base class raises the event too, but knows the socket as INET.
             sys.audit("socket.__new__", self, AF_SMC, type, self._proto)
+        opening = Opening(lambda: self._open(type, fallback))
         try:
-            fd = _smcsock.socket(type, _SMCPROTO[self._inet])
-        except OSError as error:
-            self._open_tcp(error, type, fallback)
-        else:
-            self._adopt(fd, type)
+            _base_init(self, self._inet, type, self._proto, opening)  # type: ignore[arg-type]
+        except BaseException:
+            _base_detach(self)
+            opening.undo()
+            raise
 
     def _present(self, family: int, proto: int) -> None:
         """Settles how the socket presents itself; OSError if it is no SMC socket."""
@@ -168,19 +206,10 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         self._family, self._inet, self._proto = _PRESENTATIONS[key]
         self._is_tcp = False
 
-    def _open_tcp(self, error: OSError, type: int, fallback: Fallback | None) -> None:
-        """Opens a TCP socket if it is for want of SMC that no SMC socket could be."""
-        # With SMCPROTO_SMC6 alone it is a kernel without IPv6.
-        if error.errno not in _NO_SMC_ERRNOS or has_smc():
-            raise error
-        if type & ~_TYPE_FLAGS != _SOCK_STREAM:
-            raise _error(errno.ESOCKTNOSUPPORT)
-        if not _tcp_allowed(fallback):
-            if error.errno == errno.EAFNOSUPPORT:
-                raise SMCUnsupportedError from None
-            raise error
-        self._is_tcp = True
-        _base_init(self, self._inet, type, self._proto if self._family != AF_SMC else 0)
+    def _open(self, type: int, fallback: Fallback | None) -> int:
+        proto = 0 if self._family == AF_SMC else self._proto
+        fd, self._is_tcp = open_socket(type, self._inet, proto, fallback)
+        return fd
 
     def _adopt(self, fd: int, type: int) -> None:
         """Takes over a new descriptor, which is closed if that fails."""
@@ -218,10 +247,11 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
             # A TCP socket, or an SMC socket after a fallback: to every system call
             # the kernel then puts the TCP socket in its place. sock_diag knows.
             own_family, is_tcp = self._family_of_fallback(inet, fallback)
+        elif protocol == _IPPROTO_MPTCP and _tcp_allowed(fallback):
+            own_family, is_tcp = inet, True
         else:
-            raise ValueError(
-                f"descriptor {self.fileno()} is no SMC socket: its protocol is {protocol}"
-            )
+            name = "Multipath TCP" if protocol == _IPPROTO_MPTCP else protocol
+            raise ValueError(f"descriptor {self.fileno()} is no SMC socket: its protocol is {name}")
         if family == -1:
             family = own_family
         if family == AF_SMC and proto in (-1, 0):
@@ -234,7 +264,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
     def _family_of_fallback(self, inet: int, fallback: Fallback | None) -> tuple[int, bool]:
         refusal = f"descriptor {self.fileno()} is a TCP socket, not an SMC socket"
         try:
-            info = query(self)
+            info = None if lacks_smc() else query(self)
         except DiagUnavailableError as error:
             if not _tcp_allowed(fallback):
                 raise ValueError(f"{refusal}, as far as can be told: {error.strerror}") from None
@@ -285,23 +315,8 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         """
         value = _base_getsockopt(self, level, optname, *buflen)
         if value == 0 and optname == _stdlib.SO_ERROR and level == _stdlib.SOL_SOCKET:
-            return self._lost_error()
+            return 0 if self._is_tcp else lost_error(self)
         return value
-
-    def _lost_error(self) -> int:
-        """ECONNABORTED if smc_connect_work() in the kernel has failed and left no error."""
-        if self._is_tcp:
-            return 0
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLIN | select.POLLOUT)
-        # The only SMC socket that hangs up and is ready for nothing.
-        if poll.poll(0) != [(self.fileno(), select.POLLHUP)]:
-            return 0
-        try:
-            self.getpeername()
-        except OSError as error:
-            return errno.ECONNABORTED if error.errno == errno.ENOTCONN else 0
-        return 0
 
     def dup(self) -> "socket":
         """A second socket for the same connection."""
@@ -385,7 +400,7 @@ class socket(_smcsock.SocketMethods, _stdlib.socket):
         proto = 0 if self._family == AF_SMC else self._proto
         timeout = self.gettimeout()
         # Not by a call of the class, which smcsock.install() changes.
-        plain = _base_new(_stdlib.socket)
+        plain = _base_new(StandardSocket)
         _base_init(plain, self._inet, _SOCK_STREAM, proto, fd)
         self.detach()
         plain.settimeout(timeout)
@@ -431,3 +446,13 @@ def fromfd(fd: int, *, fallback: Fallback | None = None) -> socket:
     except BaseException:
         os.close(new)
         raise
+
+
+def smc_info(sock: _stdlib.socket | int) -> SmcInfo:
+    """What a socket is, of whatever class, or a descriptor: as smcsock.socket.smc_info().
+
+    A plain TCP connection is Mode.TCP without a reason. Raises ValueError for what is
+    neither SMC nor TCP, OSError (EBADF) when it is closed.
+    """
+    with fromfd(sock if isinstance(sock, int) else sock.fileno(), fallback="tcp") as same:
+        return same.smc_info()

@@ -18,7 +18,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 from ._errors import FallbackError, SMCUnsupportedError
 from ._helpers import open_shared
 from ._info import SmcInfo
-from ._socket import Fallback, fromfd, socket, until_end
+from ._socket import Fallback, socket, until_end
+from ._socket import smc_info as _smc_info
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -382,7 +383,11 @@ async def create_server(
         if sock is None and (host is not None or port is not None):
             infos = await _resolve_hosts(host, port, family, flags)
             listeners = _listeners(
-                infos, reuse_address is not False, bool(reuse_port), bool(keep_alive), fallback
+                infos,
+                reuse_address is None or bool(reuse_address),
+                bool(reuse_port),
+                bool(keep_alive),
+                fallback,
             )
         elif require_smc and sock is not None and host is None and port is None:
             listeners = [_smcsock(sock)]
@@ -485,6 +490,7 @@ class _Servers(asyncio.Server):
     def __init__(self, servers: Sequence[asyncio.Server]) -> None:
         # Not the base class's: that is asyncio's own affair. All its methods are replaced.
         self._servers = servers
+        self._forever: asyncio.Future[None] | None = None  # what serve_forever() waits for
 
     @property
     def sockets(self) -> Any:
@@ -499,14 +505,35 @@ class _Servers(asyncio.Server):
 
     async def start_serving(self) -> None:
         for server in self._servers:
-            await server.start_serving()
+            if server.sockets:  # it may be closed meanwhile
+                await server.start_serving()
 
     async def serve_forever(self) -> None:
-        await asyncio.gather(*(server.serve_forever() for server in self._servers))
+        # As the base class does. Those of the servers would end one by one: the first that
+        # has no client would end all of them.
+        if self._forever is not None:
+            raise RuntimeError(f"server {self!r} is already being awaited on serve_forever()")
+        if not self.sockets:
+            raise RuntimeError(f"server {self!r} is closed")
+        forever = self._forever = self.get_loop().create_future()
+        try:
+            await self.start_serving()
+            await forever
+        except asyncio.CancelledError:
+            try:
+                self.close()
+                await self.wait_closed()
+            finally:
+                raise
+        finally:
+            self._forever = None
 
     def close(self) -> None:
         for server in self._servers:
             server.close()
+        if self._forever is not None:
+            self._forever.cancel()
+            self._forever = None
 
     async def wait_closed(self) -> None:
         await asyncio.gather(*(server.wait_closed() for server in self._servers))
@@ -550,5 +577,4 @@ def smc_info(connection: asyncio.StreamWriter | asyncio.BaseTransport) -> SmcInf
     sock = connection.get_extra_info("socket")
     if sock is None:
         raise ValueError(f"{connection!r} has no socket")
-    with fromfd(sock.fileno(), fallback="tcp") as same:
-        return same.smc_info()
+    return _smc_info(sock)

@@ -144,9 +144,13 @@ def test_uvloop_opens_its_own_sockets(report: smcsock.Report, mode: Mode) -> Non
     assert not report.connections()
 
 
-def test_trio_takes_none_of_these_sockets(report: smcsock.Report) -> None:
-    with socket.socket() as sock, pytest.raises(TypeError, match="expected object of type"):
-        trio.socket.from_stdlib_socket(sock)
+def test_trio(report: smcsock.Report, mode: Mode) -> None:
+    async def main(address: tuple[str, int]) -> None:
+        async with await trio.open_tcp_stream(*address) as stream:
+            assert smcsock.smc_info(stream.socket.fileno()).mode is mode
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        trio.run(main, listener.getsockname())
 
 
 def test_trio_takes_those_of_its_recipe(report: smcsock.Report, mode: Mode) -> None:

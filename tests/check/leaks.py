@@ -85,8 +85,8 @@ LISTENER = new_listener()
 ADDRESS = LISTENER.getsockname()
 QUIET = new_listener()  # nobody connects to it
 UNUSED = {AF_INET: new_socket(), AF_INET6: new_socket(AF_INET6)}
-STRANGE = new_socket()
-STRANGE._inet = socket.AF_UNIX
+STRANGE = smcsock.socket.__new__(smcsock.socket)
+socket.socket.__init__(STRANGE, socket.AF_UNIX)
 CLOSED = new_socket()
 CLOSED.close()
 UDP = socket.socket(AF_INET, socket.SOCK_DGRAM)
@@ -98,17 +98,19 @@ with new_listener() as _listener:
 WATCHED: list[Any] = [
     *(LISTENER, ADDRESS, QUIET, *UNUSED.values(), CLOSED, UDP, REFUSING),
     *(None, True, False, (), b"", "", "127.0.0.1", AF_INET, AF_INET6),
-    *map(sys.intern, ("socket.bind", "socket.connect", "fileno", "gettimeout", "_inet")),
+    *map(sys.intern, ("socket.bind", "socket.connect", "fileno", "gettimeout")),
     *(OSError, TimeoutError, TypeError, ValueError, OverflowError, socket.gaierror, Handler),
+    smcsock.HandshakeInterruptedError,
     *(smcsock.socket, smcsock.SmcInfo, _smcsock, _smcsock.SocketMethods, sys.audit),
 ]
 
 # ----- arguments
 
 fails("socket: no arguments", TypeError, _smcsock.socket)
-fails("socket: too many arguments", TypeError, _smcsock.socket, 1, 2, 3)
+fails("socket: too many arguments", TypeError, _smcsock.socket, 1, 2, 3, 4)
 fails("socket: type of type", TypeError, _smcsock.socket, "1", 0)
 fails("socket: type of proto", TypeError, _smcsock.socket, SOCK_STREAM, None)
+fails("socket: type of family", TypeError, _smcsock.socket, SOCK_STREAM, 0, "2")
 fails("socket: overflow", OverflowError, _smcsock.socket, SOCK_STREAM, 2**31)
 fails("socket: overflow of long", OverflowError, _smcsock.socket, -(2**64), 0)
 fails("socket: bad protocol", OSError, _smcsock.socket, SOCK_STREAM, 99)
@@ -134,6 +136,10 @@ fails("accept: not listening", OSError, UNUSED[AF_INET].accept)
 fails("diag: too many arguments", TypeError, LISTENER._diag, 1)
 fails("diag: no socket", TypeError, NoSocket()._diag)
 fails("diag: closed", OSError, CLOSED._diag)
+fails("records: too many arguments", TypeError, _smcsock.records, [], [])
+fails("records: no iterable", TypeError, _smcsock.records, 1)
+fails("records: type of an inode", TypeError, _smcsock.records, [1, "2"])
+fails("records: overflow", OverflowError, _smcsock.records, [1, -1])
 
 # ----- addresses
 
@@ -194,6 +200,7 @@ for label, family, host in (
 def open_and_close() -> None:
     with contextlib.suppress(OSError):  # without SMC in the kernel
         os.close(_smcsock.socket(SOCK_STREAM, smcsock.SMCPROTO_SMC))
+    os.close(_smcsock.socket(SOCK_STREAM, 0, AF_INET))
 
 
 @case
@@ -327,6 +334,15 @@ def audit_hook(event: str, _: Any) -> None:
 def diag() -> None:
     with contextlib.suppress(OSError):  # without SMC in the kernel
         LISTENER._diag()
+
+
+@case
+def records() -> None:
+    assert _smcsock.records(()) == []
+    inodes = [os.fstat(sock.fileno()).st_ino for sock in (LISTENER, QUIET, LISTENER)]
+    for wanted in (None, set(inodes), [*inodes, 1]):
+        with contextlib.suppress(OSError):  # without SMC in the kernel
+            _smcsock.records(wanted)
 
 
 @case

@@ -8,6 +8,8 @@ import os
 import sys
 from enum import IntEnum
 
+from ._text import printable
+
 __all__ = [
     "CommandError",
     "ExitCode",
@@ -16,6 +18,7 @@ __all__ = [
     "explain",
     "flush",
     "parse_seconds",
+    "put",
     "say",
 ]
 
@@ -58,8 +61,13 @@ class OutputError(Exception):
 
 def say(line: str) -> None:
     """A line of the result, at once: readers of a pipe may wait for it."""
+    put(printable(line))
+
+
+def put(text: str) -> None:
+    """As say(), of what is safe as it is: JSON, and lines that are escaped already."""
     try:
-        print(line, flush=True)
+        print(text, flush=True)
     except OSError as error:
         raise OutputError(error) from None
 
@@ -77,7 +85,7 @@ def complain(message: str) -> None:
     # print() would take standard output for one that is closed.
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
-            print(f"smcsock: {message}", file=sys.stderr, flush=True)
+            print(f"smcsock: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def explain(error: BaseException) -> str:

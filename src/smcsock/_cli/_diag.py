@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import UUID
 
 from ..diag import ExtraMissingError
-from ._common import CommandError, ExitCode, explain, say
+from ._common import CommandError, ExitCode, explain, put
+from ._text import printable
 
 if TYPE_CHECKING:
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -24,6 +26,7 @@ __all__ = [
     "add_actions",
     "add_json",
     "describe",
+    "format_gid",
     "kernel_errors",
     "plain",
     "say_json",
@@ -112,7 +115,7 @@ def kernel_errors() -> Iterator[None]:
 
 def say_json(value: Any, indent: int | None = 2) -> None:
     """A result as JSON."""
-    say(json.dumps(plain(value), indent=indent))
+    put(json.dumps(plain(value), indent=indent))
 
 
 def plain(value: Any, name: str = "") -> Any:
@@ -128,8 +131,13 @@ def plain(value: Any, name: str = "") -> Any:
     if isinstance(value, IntEnum):
         return value.name
     if type(value) is int and name in _HEXADECIMAL:
-        return f"{value:#x}"
+        return format_gid(value) if value >> 64 else f"{value:#x}"
     return value
+
+
+def format_gid(gid: int) -> str:
+    """The GID of an SMC-D device: if it is one of 128 bits, as /sys/class/dibs writes it."""
+    return str(UUID(int=gid)) if gid >> 64 else f"{gid:016x}"
 
 
 def say_table(
@@ -146,7 +154,7 @@ def say_table(
         from rich.text import Text
     except ModuleNotFoundError as error:
         raise CommandError(f"{ExtraMissingError('rich')}; or use --json") from error
-    texts = [[str(cell) for cell in row] for row in rows]
+    texts = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *texts, strict=True)]
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     room = shutil.get_terminal_size().columns - sum(widths[:-1]) - _GAP * len(widths[:-1])
@@ -170,4 +178,4 @@ def say_table(
     with console.capture() as capture:
         console.print(table)
     for line in capture.get().splitlines():
-        say(line.rstrip())
+        put(line.rstrip())

@@ -20,8 +20,10 @@ from ._common import (
     complain,
     explain,
     parse_seconds,
+    put,
     say,
 )
+from ._text import printable
 
 __all__ = ["add"]
 
@@ -118,7 +120,7 @@ def _run(options: argparse.Namespace) -> ExitCode:
         if not _fix(fixes, done, options):
             break
     if options.json:
-        say(json.dumps(_as_json(report, done), indent=2))
+        put(json.dumps(_as_json(report, done), indent=2))
     if report.works is None:
         return ExitCode.UNKNOWN
     return ExitCode.OK if report.works else ExitCode.FAILED
@@ -149,7 +151,7 @@ def _fix(fixes: list[Fix], done: list[Fix], options: argparse.Namespace) -> bool
 def _agrees(fix: Fix) -> bool:
     say("")
     try:
-        answer = input(f"run '{fix}'? [y/N] ")
+        answer = input(f"run '{printable(str(fix))}'? [y/N] ")
     except EOFError:
         return False
     except OSError as error:
@@ -176,7 +178,7 @@ def _execute(fix: Fix, *, quiet: bool) -> bool:
         complain(f"cannot run {fix.command[0]}: {explain(error)}")
         return False
     if done.returncode:
-        said = (done.stderr or done.stdout).strip()
+        said = "; ".join(map(str.strip, (done.stderr or done.stdout).strip().splitlines()))
         complain(f"'{fix}' failed ({done.returncode}){f': {said}' if said else ''}")
     return done.returncode == 0
 

@@ -20,7 +20,7 @@ from .._machine import (
     smcr_devices,
     sysctls,
 )
-from ._common import ExitCode, explain, say
+from ._common import ExitCode, explain, put, say
 
 __all__ = ["Answer", "Report", "add", "collect"]
 
@@ -50,9 +50,10 @@ class Answer:
 class Report:
     """What the kernel offers.
 
-    ``modules`` maps a name to "loaded", "built in", "not loaded" (but installed) or
-    "not found". ``diag`` and ``limit_handshakes`` are None where there is no
-    socket to ask with, ``sysctls`` where the kernel has none.
+    ``modules`` maps a name to "loaded", "built in", "not loaded" (but installed), "not
+    found", or "unknown" where this process may not look. ``diag`` and
+    ``limit_handshakes`` are None where there is no socket to ask with, ``sysctls`` where
+    the kernel has none.
     """
 
     release: str
@@ -84,7 +85,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> ExitCode:
     report = collect()
     if options.json:
-        say(json.dumps({"usable": report.is_usable, **asdict(report)}, indent=2))
+        put(json.dumps({"usable": report.is_usable, **asdict(report)}, indent=2))
     else:
         for line in _lines(report):
             say(line)
@@ -161,10 +162,7 @@ def _advice(af_smc: Answer, diag: Answer | None, modules: dict[str, str]) -> str
 def _lines(report: Report) -> list[str]:
     diag = "unknown" if report.diag is None else _yes_no(report.diag)
     limited = {None: "unknown", False: "off", True: "on"}[report.limit_handshakes]
-    smcd = [
-        f"{device.name} ({device.kind}{f', driver {device.driver}' if device.driver else ''})"
-        for device in report.smcd_devices
-    ]
+    smcd = [f"{device.name} ({device.description})" for device in report.smcd_devices]
     smcr = [
         f"{device.name} port {device.port} ({device.state}, {device.link_layer}, "
         f"{'/'.join(device.interfaces) or 'no interface'})"

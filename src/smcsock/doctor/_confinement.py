@@ -5,6 +5,7 @@ mistaken for a kernel without SMC, or that for them.
 """
 
 import errno
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -83,7 +84,7 @@ def _status(root: Path, key: str) -> str:
 def container_kind(root: Path) -> str:
     """The kind of container that this process is in: "docker", "podman", ...; "" if none shows."""
     for path, kind in (("run/.containerenv", "podman"), (".dockerenv", "docker")):
-        if (root / path).exists():
+        if os.path.exists(root / path):  # False, not an error, where nobody may look
             return kind
     # What systemd leaves for those who cannot read the environment of process 1.
     if systemd := read(root / "run/systemd/container"):

@@ -1,31 +1,34 @@
 """In the way of the real sitecustomize, for 'smcsock run': installs smcsock, then runs that.
 
-The directory is at the head of PYTHONPATH of the programs that are to use SMC.
+The directory is at the head of PYTHONPATH of the programs that are to use SMC. Any
+Python may find this file there: it is read by 2.7, too.
 """
 
 import os
 import sys
 
 
-def _begin(here: str) -> None:
+def _begin(here):
+    # type: (str) -> None
     options = os.environ["SMCSOCK_RUN"]
-    root = os.path.dirname(os.path.dirname(here))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(here)))
     try:
         try:
-            import smcsock._session
+            import smcsock._dropin._session
         except Exception:
             # Another Python, or another environment. The extension may do for it, too.
             sys.path.append(root)
             try:
-                import smcsock._session
+                import smcsock._dropin._session
             finally:
                 sys.path.remove(root)
-        smcsock._session.begin(here)
+        smcsock._dropin._session.begin(here)
     except Exception as error:  # of begin(): it may be another version of smcsock
         _give_up(error, options)
 
 
-def _give_up(error: Exception, options: str) -> None:
+def _give_up(error, options):
+    # type: (Exception, str) -> None
     import json
 
     must = json.loads(options)["require_smc"]
@@ -33,25 +36,28 @@ def _give_up(error: Exception, options: str) -> None:
     message = f"smcsock: {sys.executable} cannot use smcsock ({error}): {text}"
     try:
         if sys.stderr is not None:
-            print(message, file=sys.stderr, flush=True)
+            sys.stderr.write(message + "\n")
+            sys.stderr.flush()
     finally:
         if must:
             os._exit(3)
 
 
-def _chain() -> None:
+def _chain():
+    # type: () -> None
     """Runs the sitecustomize that would have been found."""
-    from importlib.machinery import PathFinder
-    from importlib.util import module_from_spec
+    ours = sys.modules.pop("sitecustomize")
+    try:
+        import sitecustomize  # type: ignore[import-not-found]  # noqa: F401
+    except ImportError as error:
+        if getattr(error, "name", "sitecustomize") != "sitecustomize":
+            raise
+    finally:
+        sys.modules.setdefault("sitecustomize", ours)
 
-    spec = PathFinder.find_spec("sitecustomize")
-    if spec is not None and spec.loader is not None:
-        module = module_from_spec(spec)
-        sys.modules["sitecustomize"] = module
-        spec.loader.exec_module(module)
 
-
-def _main() -> None:
+def _main():
+    # type: () -> None
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
     if os.environ.get("SMCSOCK_RUN"):

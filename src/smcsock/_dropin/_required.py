@@ -1,0 +1,111 @@
+"""What require_smc asks for besides: no way round it.
+
+A connection that was made without blocking is looked at when it is first used, and its
+descriptor when somebody asks for it. That takes a method in front of those that move
+data; they are put there when SMC is first required, and stay.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from .. import _smcsock
+from .._errors import FallbackError
+from .._socket import socket as smcsock_socket
+from . import _files, _plain, _settings
+
+__all__ = ["METHODS", "watch"]
+
+_Method: TypeAlias = Callable[..., Any]
+
+_MSG_FASTOPEN = 0x20000000
+
+_PAST = (
+    "SMC was required but this is a TCP socket that was not opened through socket.socket, "
+    "or before smcsock was installed"
+)
+_FAST_OPEN = "SMC was required: MSG_FASTOPEN connects over TCP"
+
+
+def _use(before: _Method) -> _Method:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        file = _files.of(self)
+        if file is not None:
+            _files.check(self, file)
+        return before(self, *args, **kwargs)
+
+    return method
+
+
+def _send(before: _Method) -> _Method:
+    use = _use(before)
+
+    def method(self: Any, *args: Any) -> Any:
+        if any(isinstance(arg, int) and arg & _MSG_FASTOPEN for arg in args[1:]):
+            file = _files.of(self)
+            if file is not None and file.must_be_smc and not file.note and file.unmade:
+                raise FallbackError(_FAST_OPEN)
+        return use(self, *args)
+
+    return method
+
+
+def _fileno(before: _Method) -> _Method:
+    def fileno(self: Any) -> int:
+        file = _files.of(self)
+        if file is not None:
+            _files.conclude(self, file)  # a refused connection is of no use to anybody
+        return int(before(self))
+
+    return fileno
+
+
+METHODS: dict[str, Callable[[_Method], _Method]] = {
+    "fileno": _fileno,
+    "getpeername": _use,
+    "recv": _use,
+    "recv_into": _use,
+    "recvfrom": _use,
+    "recvfrom_into": _use,
+    "recvmsg": _use,
+    "recvmsg_into": _use,
+    "send": _send,
+    "sendall": _send,
+    "sendmsg": _send,
+    "sendto": _send,
+}
+
+
+# ---- Sockets that nothing was known of
+
+_is_watching = False
+
+
+def watch() -> None:
+    """Lets no socket connect by TCP that was opened past smcsock: those of gevent, for instance."""
+    global _is_watching
+    if not _is_watching:
+        _is_watching = True
+        sys.addaudithook(_look)
+
+
+def _look(event: str, args: tuple[Any, ...]) -> None:
+    if event == "socket.connect" and _settings.current is not None:
+        settings = _settings.current
+        if settings.require_smc and _is_unknown_tcp(args[0], args[1]):
+            raise FallbackError(_PAST, args[1])
+
+
+def _is_unknown_tcp(sock: Any, address: Any) -> bool:
+    if type(sock) is _plain.socket or isinstance(sock, smcsock_socket):
+        return False  # whoever takes these by their names knows what they are
+    if _files.of(sock) is not None:
+        return False
+    try:
+        _, domain, kind, protocol = _smcsock.identify(_plain.socket.fileno(sock))
+    except OSError:
+        return False  # closed
+    if kind != _plain.SOCK_STREAM or protocol != _plain.IPPROTO_TCP:
+        return False
+    only = _settings.current.only if _settings.current else None
+    return only is None or only.matches(address, domain)
