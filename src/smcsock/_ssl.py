@@ -3,55 +3,65 @@
 import select
 import socket as _stdlib
 import ssl as _ssl
+from collections.abc import Callable
 from typing import Any
 
 from ._socket import Fallback, socket
 
-__all__ = ["SSLSocket", "do_handshake", "read"]
+__all__ = ["SSLSocket", "handshaking", "reading"]
 
-_base_read = _ssl.SSLSocket.read
-_base_do_handshake = _ssl.SSLSocket.do_handshake
 _base_recv = _stdlib.socket.recv
 
 # To an end of the stream without close_notify OpenSSL answers with an alert. TCP takes
 # it; SMC refuses it at once (smc_tx_sendmsg), and OpenSSL 3.5 tells of that instead of
-# the end. The two functions stand in for the methods of ssl.SSLSocket, of any socket.
+# the end. These make methods of ssl.SSLSocket that tell of the end, for sockets of any class.
 
 
-def read(self: _ssl.SSLSocket, len: int = 1024, buffer: Any = None) -> Any:
-    """As ssl.SSLSocket.read(); over SMC an end without close_notify is that of TCP, too.
+def reading(base: Callable[..., Any]) -> Callable[..., Any]:
+    """The method read(), with what receives through it."""
 
-    So it is no data if the socket suppresses ragged ends, else ssl.SSLEOFError.
-    """
-    try:
-        return _base_read(self, len, buffer)
-    except (BrokenPipeError, ConnectionResetError):
-        if not _has_ended(self):
-            raise
-    if self.suppress_ragged_eofs:  # type: ignore[attr-defined]
-        return b"" if buffer is None else 0
-    raise _ragged_end()
+    def read(self: Any, len: int = 1024, buffer: Any = None) -> Any:
+        """As ssl.SSLSocket.read(); over SMC an end without close_notify is that of TCP, too.
+
+        So it is no data if the socket suppresses ragged ends, else ssl.SSLEOFError.
+        """
+        try:
+            return base(self, len, buffer)
+        except (BrokenPipeError, ConnectionResetError):
+            if not _has_ended(self):
+                raise
+        if self.suppress_ragged_eofs:
+            return b"" if buffer is None else 0
+        raise _ragged_end()
+
+    return read
 
 
-def do_handshake(self: _ssl.SSLSocket, block: bool = False) -> None:
-    """As ssl.SSLSocket.do_handshake(); ssl.SSLEOFError also where the peer of SMC has ended."""
-    try:
-        _base_do_handshake(self, block)
-    except (BrokenPipeError, ConnectionResetError):
-        if not _has_ended(self):
-            raise
-        raise _ragged_end() from None
+def handshaking(base: Callable[..., None]) -> Callable[..., None]:
+    """The method do_handshake()."""
+
+    def do_handshake(self: Any, block: bool = False) -> None:
+        """As ssl.SSLSocket.do_handshake(); over SMC, too, the peer's end is ssl.SSLEOFError."""
+        try:
+            base(self, block)
+        except (BrokenPipeError, ConnectionResetError):
+            if not _has_ended(self):
+                raise
+            raise _ragged_end() from None
+
+    return do_handshake
 
 
 def _has_ended(sock: _ssl.SSLSocket) -> bool:
     """Whether this is SMC and there is nothing more to receive: the peer has ended the stream."""
-    # Over TCP, a fallback too, an end that was a reset looks the same afterwards.
-    if sock.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_PROTOCOL) == _stdlib.IPPROTO_TCP:
-        return False
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN)
     try:
-        return bool(poll.poll(0)) and _base_recv(sock, 1, _stdlib.MSG_PEEK) == b""
+        # Over TCP, a fallback too, an end that was a reset looks the same afterwards.
+        protocol = sock.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_PROTOCOL)
+        if protocol == _stdlib.IPPROTO_TCP or not poll.poll(0):
+            return False
+        return _base_recv(sock, 1, _stdlib.MSG_PEEK) == b""
     except OSError:
         return False
 
@@ -116,8 +126,8 @@ class SSLSocket(_ssl.SSLSocket, socket):
             raise
         return self
 
-    read = read
-    do_handshake = do_handshake
+    read = reading(_ssl.SSLSocket.read)
+    do_handshake = handshaking(_ssl.SSLSocket.do_handshake)
 
     _sslobj: Any  # of the base class: None before connect() and after unwrap()
 
