@@ -1,13 +1,8 @@
 # Debian systems in a directory, for tests/check/fresh and tests/check/pythons.
 
-# From where apt on this machine has Debian; on a machine that is not Debian's,
-# SMCSOCK_VM_MIRROR says it, as for the guests.
+# Where Debian's archive is: where the guests' kernels come from (tests/vm/README.md).
 debian_mirror() {
-  if [ -n "${SMCSOCK_VM_MIRROR-}" ]; then
-    echo "$SMCSOCK_VM_MIRROR/debian"
-  else
-    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 '/debian/*$'
-  fi
+  PYTHONPATH=tests/vm python3 -c 'import apt; print(apt.archives()[0])'
 }
 
 # make_root SUITE DIRECTORY: what a container's image has, and what its engine adds.
