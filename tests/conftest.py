@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ from smcsock import AF_SMC, SMCPROTO_SMC, SMCPROTO_SMC6, Mode
 VM_MODE = os.environ.get("SMCSOCK_VM_MODE")
 VM_KERNEL = os.environ.get("SMCSOCK_VM_KERNEL")
 EXPECTED_MODE = {"smcd": Mode.SMCD, "smcr": Mode.SMCR, "tcp": Mode.TCP}
+
+LONGEST = 600
+"""Seconds that no test takes."""
 
 # An emulated guest takes seconds to start a Python; few tests of processes need its kernel.
 slow = pytest.mark.skipif(VM_MODE not in (None, "smcd"), reason="slow, and shown elsewhere")
@@ -114,6 +118,28 @@ def no_default_timeout() -> Iterator[None]:
     """Tests may set the default timeout: it does not outlive them."""
     yield
     socket.setdefaulttimeout(None)
+
+
+@pytest.fixture(autouse=True)
+def no_endless_wait() -> Iterator[None]:
+    """A limit for tests that have none of their own, which would take the alarm for it."""
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"not over after {LONGEST} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(LONGEST)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def no_sharing_thread() -> Iterator[None]:
+    """What multiprocessing starts to send a descriptor: from 3.15 on a fork would warn of it."""
+    yield
+    if sharer := sys.modules.get("multiprocessing.resource_sharer"):
+        sharer.stop(timeout=60)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
