@@ -97,7 +97,7 @@ class Run:
 def main() -> int:
     options, pytest_arguments = _parse()
     guests = [name for name in GUESTS if name in options.runs]
-    install_debian_packages(bool(guests), apps=not options.essential)
+    install_debian_packages(bool(guests), whole=not options.essential)
     make_venv("test" if options.essential else "test,apps")
     if guests:
         leave_caches()
@@ -232,7 +232,7 @@ def never_passed(runs: list[Run]) -> list[str]:
     return [f"skipped everywhere: {test}" for test in sorted(everything)]
 
 
-def install_debian_packages(for_guests: bool, apps: bool) -> None:
+def install_debian_packages(for_guests: bool, whole: bool) -> None:
     """Install what is missing, and say so; nothing if all is there."""
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     needed = {
@@ -240,8 +240,15 @@ def install_debian_packages(for_guests: bool, apps: bool) -> None:
         "/usr/include/linux/netlink.h": "libc6-dev",
         f"{sysconfig.get_path('include')}/Python.h": f"{python}-dev",
     }
-    if apps:  # Where there is systemd, apt starts these two as services, too.
-        needed |= {"redis-server": "redis-server", "/usr/lib/postgresql/*/bin/initdb": "postgresql"}
+    if whole:
+        needed |= {
+            # For tests/apps. Where there is systemd, apt starts these two as services, too.
+            "redis-server": "redis-server",
+            "/usr/lib/postgresql/*/bin/initdb": "postgresql",
+            # For tests/test_metrics.py.
+            "prometheus": "prometheus",
+            "systemd-analyze": "systemd",
+        }
     if for_guests:
         needed |= tools.APT_PACKAGES
     missing = {package for name, package in needed.items() if not exists(name)}
