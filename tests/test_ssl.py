@@ -266,8 +266,9 @@ def test_end_without_close_notify_is_as_over_tcp(
     with tls_pair(presentation) as smc_pair:
         smc_pair[1].suppress_ragged_eofs = suppress
         assert at_ragged_end(smc_pair, call, *args) == over_tcp
-    first = over_tcp[0]
-    assert not first if suppress else first == (ssl.SSLEOFError, ssl.SSL_ERROR_EOF)
+    # Early releases of Python 3.11 take every end for one with close_notify.
+    is_told = not suppress and not server_context().options & ssl.OP_IGNORE_UNEXPECTED_EOF
+    assert over_tcp[0] == (ssl.SSLEOFError, ssl.SSL_ERROR_EOF) if is_told else not over_tcp[0]
 
 
 @over_one
@@ -289,7 +290,8 @@ def test_end_in_the_handshake_is_as_over_tcp(presentation: Presentation) -> None
                 client.recv(1 << 16)  # all that there is: unread, it makes TCP reset
                 client.close()
             outcomes.append(served.result())
-    assert outcomes == [ssl.SSLEOFError] * 2
+    assert outcomes[0] is outcomes[1]
+    assert outcomes[0] in (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 
 @over_one

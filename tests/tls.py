@@ -3,8 +3,6 @@
 import ssl
 from pathlib import Path
 
-IGNORE_UNEXPECTED_EOF = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # not in OpenSSL 1.1
-
 CERTIFICATES = Path(__file__).with_name("data") / "tls"
 
 
@@ -12,8 +10,6 @@ def server_context(name: str = "localhost", client_certificate: bool = False) ->
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=CERTIFICATES / "ca.pem")
     context.load_cert_chain(CERTIFICATES / f"{name}.pem")
     context.verify_mode = ssl.CERT_REQUIRED if client_certificate else ssl.CERT_NONE
-    # The first releases of Python 3.11 take every end for one with close_notify.
-    context.options &= ~IGNORE_UNEXPECTED_EOF
     return context
 
 
