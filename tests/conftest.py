@@ -125,18 +125,25 @@ def no_default_timeout() -> Iterator[None]:
     socket.setdefaulttimeout(None)
 
 
-@pytest.fixture(autouse=True)
-def no_endless_wait() -> Iterator[None]:
-    """A limit for tests that have none of their own, which would take the alarm for it."""
+@contextlib.contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Ends a call of the main thread that would block for ever."""
 
     def fail(*_: object) -> None:
-        pytest.fail(f"not over after {LONGEST} s")
+        pytest.fail(f"not over after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(LONGEST)
+    signal.alarm(seconds)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def no_endless_wait() -> Iterator[None]:
+    """For tests without a limit of their own, which takes the alarm from this one."""
+    with time_limit(LONGEST):
+        yield
 
 
 @pytest.fixture(autouse=True)
