@@ -122,7 +122,7 @@ def _wake(listener: Any) -> None:
     """
     try:
         address = _plain.getsockname(listener)
-        sock = _plain.socket(_plain.family_of(listener))
+        sock = _waker(_plain.family_of(listener))
         try:
             sock.setblocking(False)
             sock.connect_ex(address)
@@ -130,6 +130,17 @@ def _wake(listener: Any) -> None:
             sock.close()
     except OSError:
         return  # it was closed meanwhile
+
+
+def _waker(family: int) -> Any:
+    try:
+        return _plain.socket(family)
+    except OSError as error:
+        if error.errno != errno.EPROTONOSUPPORT:
+            raise
+    # TCP is forbidden to this process ('run --require-smc --children').
+    fd = _smcsock.socket(_plain.SOCK_STREAM, int(family == _plain.AF_INET6))
+    return _plain.socket(family, _plain.SOCK_STREAM, 0, fd)
 
 
 METHODS = {"_accept": _accept, "listen": _listen, "shutdown": _shutdown}
