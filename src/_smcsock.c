@@ -701,6 +701,19 @@ static PyType_Spec opening_spec = {
     .slots = opening_slots,
 };
 
+static opening *
+new_opening(module_state *state, int type, int proto)
+{
+    opening *o = PyObject_New(opening, (PyTypeObject *)state->opening_type);
+    if (o != NULL) {
+        o->type = type;
+        o->proto = proto;
+        o->fd = -1;
+        o->error = 0;
+    }
+    return o;
+}
+
 static bool
 begin_on_socket(call *c, module_state *state, PyObject *sock)
 {
@@ -1538,6 +1551,26 @@ smcsock_connect_ex(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
                    : call_standard(&c, c.state->connect_ex_function, "connect_ex", args[1]);
 }
 
+PyDoc_STRVAR(opening_doc,
+"opening($module, type, proto, /)\n--\n\n"
+"A number for _socket.socket() to take as a descriptor: that of a new SMC socket,\n"
+"which is opened when the number is asked for, once its audit event has passed.");
+
+static PyObject *
+smcsock_opening(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    module_state *state = PyModule_GetState(module);
+    int type, proto;
+    if (nargs != 2) {
+        return PyErr_Format(PyExc_TypeError, "opening() takes exactly 2 arguments (%zd given)",
+                            nargs);
+    }
+    if (!as_int(args[0], &type) || !as_int(args[1], &proto)) {
+        return NULL;
+    }
+    return (PyObject *)new_opening(state, type, proto);
+}
+
 PyDoc_STRVAR(inode_doc,
 "inode($module, sock, /)\n--\n\n"
 "The inode of the file behind a socket.socket; 0 if it is closed.");
@@ -1641,14 +1674,10 @@ open_presented(module_state *state, PyObject *self, PyObject *type, int type_num
     if (p->is_smc && !audit_new(state, self, p->family, type, p->proto)) {
         return FAILED;
     }
-    opening *o = PyObject_New(opening, (PyTypeObject *)state->opening_type);
+    opening *o = new_opening(state, type_number, p->smcproto);
     if (o == NULL) {
         return FAILED;
     }
-    o->fd = -1;
-    o->error = 0;
-    o->type = type_number;
-    o->proto = p->smcproto;
     PyObject *args = PyTuple_Pack(4, p->inet, type, p->proto, (PyObject *)o);
     bool ok = args != NULL && set_member(state, self, FAMILY, p->family) &&
               set_member(state, self, INET, p->inet) &&
@@ -1869,6 +1898,7 @@ static PyMethodDef module_methods[] = {
     FUNCTION("accept", smcsock_accept, accept_function_doc),
     FUNCTION("connect", smcsock_connect, connect_function_doc),
     FUNCTION("connect_ex", smcsock_connect_ex, connect_ex_function_doc),
+    FUNCTION("opening", smcsock_opening, opening_doc),
     FUNCTION("inode", smcsock_inode, inode_doc),
     FUNCTION("replace", smcsock_replace, replace_doc),
     FUNCTION("map_shared", smcsock_map_shared, map_shared_doc),

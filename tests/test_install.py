@@ -183,6 +183,22 @@ def test_other_sockets_are_plain(arguments: tuple[int, ...]) -> None:
         assert not is_smc(sock)
 
 
+@pytest.mark.parametrize("report", [None, smcsock.Report()], ids=["", "report"])
+def test_unix_sockets_connect(report: smcsock.Report | None, tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with smcsock.installed(report=report), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
+            one.connect(path)
+            assert two.connect_ex(path) == 0
+            for _ in range(2):
+                sock, address = listener.accept()
+                sock.close()
+                assert address == ""
+    assert not report or not report.connections()
+
+
 def test_socketpair_is_plain() -> None:
     with smcsock.installed():
         one, other = socket.socketpair()

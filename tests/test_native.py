@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import VM_MODE, on_host
+from conftest import VM_MODE, on_host, slow
 
 from smcsock import _native
 from smcsock._native import _filter, _syscalls
@@ -263,6 +263,7 @@ def test_data_goes_both_ways(host: str) -> None:
     assert under(work) == b"there and back"
 
 
+@slow
 def test_children_and_threads_have_the_same() -> None:
     def work() -> tuple[int, list[int]]:
         marked: list[bool] = []
@@ -389,6 +390,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@slow
 def test_nothing_is_left_behind() -> None:
     def work() -> list[int]:
         opens_marked()
@@ -399,6 +401,7 @@ def test_nothing_is_left_behind() -> None:
     wait_until(lambda: not any(map(is_alive, pids)))
 
 
+@slow
 def test_who_lives_longer_keeps_the_sockets() -> None:
     reader, writer = os.pipe()
 
@@ -420,6 +423,7 @@ def test_who_lives_longer_keeps_the_sockets() -> None:
     wait_until(lambda: not any(map(is_alive, pids)))
 
 
+@slow
 def test_no_descriptor_of_the_program_is_held() -> None:
     reader, writer = os.pipe()
 
@@ -440,6 +444,7 @@ def test_no_descriptor_of_the_program_is_held() -> None:
 # ----- when things go wrong
 
 
+@slow
 def test_a_killed_worker_is_replaced() -> None:
     def work() -> tuple[int, bool]:
         opens_marked()
@@ -471,6 +476,7 @@ def test_a_killed_worker_is_replaced() -> None:
     assert is_served
 
 
+@slow
 def test_a_signal_ends_or_restarts_a_call_as_ever() -> None:
     """A thread that waits for its socket may be interrupted: PEP 475 opens another."""
 
@@ -485,6 +491,7 @@ def test_a_signal_ends_or_restarts_a_call_as_ever() -> None:
     assert under(work)
 
 
+@slow
 def test_processes_killed_while_they_wait_harm_nobody() -> None:
     def work() -> bool:
         for _ in range(20):
@@ -523,6 +530,7 @@ def test_seccomp_forbidden_is_an_error_that_says_so() -> None:
         in_child(prepare, lambda: None)
 
 
+@slow
 def test_another_network_namespace_gets_its_own_sockets() -> None:
     if os.geteuid() != 0:
         pytest.skip("for root: other users may not have a network namespace")

@@ -12,7 +12,7 @@ from typing import Any
 
 from smcsock import Mode, _native
 from smcsock._info import decode
-from smcsock._sock_diag import records
+from smcsock._sock_diag import each_record
 
 LIMIT = 120
 
@@ -55,7 +55,7 @@ def output(*command: str, **options: Any) -> str:
 def ends(port: int) -> Ends:
     """The ends of all connections to a port, as smc_diag lists them."""
     found: Ends = Counter()
-    for record in records():
+    for record in each_record():
         info = decode(record, socket.AF_INET)
         if info.local and info.peer and port in (info.local[1], info.peer[1]):
             found["accept" if info.local[1] == port else "connect", info.mode] += 1
@@ -72,7 +72,7 @@ def wait_until_listening(port: int) -> None:
     """Returns when somebody listens on a port: TCP connects there, too."""
 
     def listens() -> bool:
-        for record in records():
+        for record in each_record():
             info = decode(record, socket.AF_INET)
             if info.local and info.local[1] == port:
                 return True

@@ -49,6 +49,10 @@ uvloop), and classes derived from socket.socket. See docs/drop-in.md, docs/nativ
 """
 
 _NOT_COUNTED = "this kernel has no SMC: the program runs over TCP, and nobody counts that"
+_NOT_OURS = (
+    "another run is around this one, and its --only, --report, --sndbuf and --rcvbuf are what "
+    "counts for sockets that are not Python's"
+)
 _HOOK = str(Path(__file__).resolve().parent.parent / "_dropin/_site")
 
 
@@ -179,9 +183,11 @@ def _go_native(command: list[str], run: Run, spool: Spool | None, *, is_exact: b
         is_exact=is_exact,
     )
     try:
-        _native.prepare(command[0], options)
+        is_ours = _native.prepare(command[0], options)
     except _native.NativeError as error:
         raise CommandError(f"cannot run {command[0]} over SMC: {error.strerror}") from None
+    if not is_ours and (run.only is not None or run.sndbuf or run.rcvbuf or spool):
+        print(f"smcsock: {_NOT_OURS}", file=sys.stderr)
 
 
 def _check_native(options: argparse.Namespace, program: Program) -> None:

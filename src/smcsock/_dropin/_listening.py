@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from .. import _smcsock
 from .._errors import FallbackError
-from . import _files, _options, _plain, _settings
+from . import _files, _options, _plain
 from ._files import File
 from ._report import NOT_SELECTED
 
@@ -56,8 +56,7 @@ def _accept(before: _Method) -> _Method:
     def _accept(self: Any) -> tuple[int, Any]:
         file = _files.of(self) if _known else None
         if file is None:
-            is_foreign = _settings.current is None and not _settings.was_simple
-            fd, address = before(self) if is_foreign else ask(self)
+            fd, address = ask(self) if _files.may_be_smc(self) else before(self)
             return fd, address
         if file.has_ended:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

@@ -44,14 +44,17 @@ class Options:
     kind: Kind | None = None
 
 
-def prepare(program: str, options: Options) -> None:
+def prepare(program: str, options: Options) -> bool:
     """Makes the TCP sockets that this process and its children open from now on SMC sockets.
 
     For a process of one thread that is about to execute ``program``, a path or the name of a
-    command. Does nothing where sockets are SMC sockets already. Raises NativeError.
+    command. False where they are SMC sockets already: then it is as it is, whatever the
+    options say. Raises NativeError.
     """
-    if not is_already_there():
-        begin(_plan(program, options))
+    if is_already_there():
+        return False
+    begin(_plan(program, options))
+    return True
 
 
 def _plan(program: str, options: Options) -> Plan:

@@ -14,7 +14,7 @@ from collections import Counter
 
 from .._dropin._report import NOT_SELECTED, Outcome
 from .._info import Address, Mode, SmcInfo, State, decode
-from .._sock_diag import records
+from .._sock_diag import each_record
 from ._plan import Ledger
 
 __all__ = ["Census"]
@@ -94,7 +94,7 @@ class Census:
         begin = time.monotonic()
         # Without smc_diag nothing is known, and all is missed.
         with contextlib.suppress(OSError):
-            infos = [decode(record, socket.AF_INET) for record in records()]
+            infos = [decode(record, socket.AF_INET) for record in each_record()]
             self._count(infos)
             self._ledger.keep(dict(self._counts))
         end = time.monotonic()

@@ -62,7 +62,8 @@ class Process:
         finally:
             os.close(pidfd)
         try:
-            sock = socket.socket(fileno=fd)
+            # Room for any address of IP; the standard library cannot ask AF_SMC for one.
+            sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, fd)
         except OSError:
             os.close(fd)
             raise
