@@ -39,6 +39,7 @@ from smcsock import (
     Reason,
     SmcInfo,
     State,
+    _smcsock,
 )
 from smcsock._info import decode, query
 from smcsock._reasons import reason
@@ -563,19 +564,19 @@ def test_without_smc_diag_there_are_no_records(pair: Pair, no_smc_diag: None) ->
 
 
 def test_no_inodes_have_no_records() -> None:
-    assert records([]) == records(set()) == []
+    assert _smcsock.records([]) == _smcsock.records(set()) == []
 
 
 @pytest.mark.parametrize("inodes", [1, ["1"], [1.0], [None]], ids=repr)
 def test_inodes_of_another_type(inodes: Any) -> None:
     with pytest.raises(TypeError):
-        records(inodes)
+        _smcsock.records(inodes)
 
 
 @pytest.mark.parametrize("inode", [-1, 2**64])
 def test_inodes_of_another_size(inode: int) -> None:
     with pytest.raises(OverflowError):
-        records([3, inode])
+        _smcsock.records([3, inode])
 
 
 # ----- require_smc
