@@ -58,8 +58,12 @@ if TYPE_CHECKING:
     StandardSocket = _stdlib.socket
 else:
     # Whatever stands in the module by that name: a program may have put something else there.
+    # Before Python 3.12 the C type has the classes of all sub-interpreters.
     StandardSocket = next(
-        cls for cls in _socket.socket.__subclasses__() if cls.__module__ == "socket"
+        cls
+        for cls in _socket.socket.__subclasses__()
+        if cls.__module__ == "socket"
+        and any(getattr(it, "__globals__", None) is vars(_stdlib) for it in vars(cls).values())
     )
 
 # The methods of the base class, called directly: super() costs more than they do.

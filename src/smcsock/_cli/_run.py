@@ -10,6 +10,7 @@ from .. import has_smc
 from .._dropin._selection import Selection
 from .._dropin._session import Run
 from .._dropin._spool import Spool
+from .._dropin._system import started
 from .._errors import NO_SMC
 from ._common import CommandError, ExitCode, explain
 from ._program import Kind, Program, find_program, this_python
@@ -137,9 +138,10 @@ def _run(options: argparse.Namespace) -> NoReturn:
     if wants_report and not (is_native or program.is_python):
         print(f"smcsock: {_NOT_COUNTED}", file=sys.stderr)
     report_to = _open_report(options.report_to)
-    spool = Spool.create() if wants_report else None
+    spool = _create_spool() if wants_report else None
     run = Run(
         pid=0 if program.kind is Kind.LAUNCHER and not is_native else os.getpid(),
+        start=started(os.getpid()) or 0,
         require_smc=options.require_smc,
         fallback=options.fallback,
         only=only,
@@ -154,6 +156,8 @@ def _run(options: argparse.Namespace) -> NoReturn:
     environment = dict(os.environ)
     if program.is_python or options.children:
         run.put(environment, _HOOK)
+    if options.require_smc and options.children and only is None:
+        _forbid_tcp()
     try:
         if run.native:
             _go_native(program.command, run, spool, is_exact=options.exact)
@@ -210,6 +214,27 @@ def _check_kernel(options: argparse.Namespace, can_smc: bool) -> None:
         return
     hint = "" if options.require_smc else "; to run over plain TCP instead, give --fallback tcp"
     raise CommandError(f"{NO_SMC}{hint}", ExitCode.NO_SMC)
+
+
+def _forbid_tcp() -> None:
+    """For children that do not follow: started with -I, older than smcsock can do, in C."""
+    from .._native import NativeError
+    from .._native._refusal import forbid_tcp
+
+    try:
+        forbid_tcp()
+    except NativeError as error:
+        raise CommandError(
+            f"--children with --require-smc: TCP cannot be forbidden to them: {error.strerror}",
+            ExitCode.NO_SMC,
+        ) from None
+
+
+def _create_spool() -> Spool:
+    try:
+        return Spool.create()
+    except OSError as error:
+        raise CommandError(f"there can be no report: {explain(error)}") from None
 
 
 def _selection(options: argparse.Namespace) -> list[str] | None:

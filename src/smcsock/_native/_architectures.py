@@ -6,7 +6,7 @@ include/uapi/linux/audit.h in the Linux kernel.
 
 from dataclasses import dataclass
 
-__all__ = ["BY_MACHINE", "Architecture"]
+__all__ = ["ALL", "BY_MACHINE", "X32_BIT", "Architecture"]
 
 _64BIT = 0x80000000
 _LITTLE = 0x40000000
@@ -38,11 +38,11 @@ class Architecture:
         return bool(self.audit & _64BIT)
 
 
-_X32_BIT = 0x40000000
+X32_BIT = 0x40000000
 
 # In the order of the fields.
 _X86_64 = (41, 49, 42, 50, 54, 3, 231, 272, 308)
-_X32 = tuple(_X32_BIT | number for number in (41, 49, 42, 50, 541, 3, 231, 272, 308))
+_X32 = tuple(X32_BIT | number for number in (41, 49, 42, 50, 541, 3, 231, 272, 308))
 _I386 = (359, 361, 362, 363, 366, 6, 252, 310, 346, 102)
 _ARM = (281, 282, 283, 284, 294, 6, 248, 337, 375, 102)
 _GENERIC = (198, 200, 203, 201, 208, 57, 94, 97, 268)
@@ -58,6 +58,8 @@ RISCV64 = Architecture("riscv64", _64BIT | _LITTLE | 243, *_GENERIC)
 S390X = Architecture("s390x", _64BIT | 22, *_S390)
 S390 = Architecture("s390", 22, *_S390)
 PPC64LE = Architecture("ppc64le", _64BIT | _LITTLE | 21, *_PPC64)
+
+ALL = (X86_64, X32, I386, AARCH64, ARM, RISCV64, S390X, S390, PPC64LE)
 
 BY_MACHINE: dict[str, tuple[Architecture, ...]] = {
     "x86_64": (X86_64, X32, I386),

@@ -9,10 +9,11 @@ from ._filter import assemble
 from ._plan import Plan
 from ._side import FD, NOT_SUPPORTED, READY, side_process
 
-__all__ = ["NativeError", "begin"]
+__all__ = ["NativeError", "begin", "set_filter"]
 
 _SECCOMP_SET_MODE_FILTER = 1
 _SPEC_ALLOW, _NEW_LISTENER, _WAIT_KILLABLE_RECV = 1 << 2, 1 << 3, 1 << 5
+_TOLD = _NEW_LISTENER | _WAIT_KILLABLE_RECV
 _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 38, 39
 _WALL = 0x40000000
 
@@ -41,7 +42,7 @@ def begin(plan: Plan) -> None:
     with here:
         with there:
             _start(plan, there)
-        listener = _filter(assemble(plan.architectures, plan.watch))
+        listener = set_filter(assemble(plan.architectures, plan.watch), _TOLD)
         try:
             control = socket.SOL_SOCKET, socket.SCM_RIGHTS, FD.pack(listener)
             here.sendmsg([b"x"], [control])
@@ -78,9 +79,12 @@ def _start(plan: Plan, channel: socket.socket) -> None:
         os.waitpid(pid, _WALL)
 
 
-def _filter(program: bytes) -> int:
-    """Installs a filter; its listener."""
-    flags = _SPEC_ALLOW | _NEW_LISTENER | _WAIT_KILLABLE_RECV
+def set_filter(program: bytes, flags: int = 0) -> int:
+    """Puts this process and its children under a filter; what seccomp(2) returns.
+
+    Raises NativeError.
+    """
+    flags |= _SPEC_ALLOW
     while True:
         try:
             return _syscalls.seccomp(_SECCOMP_SET_MODE_FILTER, flags, program)
