@@ -7,6 +7,7 @@ contender's own calls is between those loops and the kernel.
 import errno
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ BASELINE = "IPPROTO_SMC"
 CONTROL = "IPPROTO_SMC again"
 """The baseline a second time: what it is off by is noise."""
 TCP = "TCP"
+RUN = "run"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,14 @@ class Contender:
     bind: str = "sock.bind(address)"
     connect: str = "sock.connect(address)"
     accept: str = "conn, peer = listener.accept()"
+    installs: bool = False
+    reports: bool = False
+
+    def installed(self) -> AbstractContextManager[None]:
+        """What is in force while its calls are made: as 'smcsock run' has it, or nothing."""
+        if not self.installs:
+            return nullcontext()
+        return smcsock.installed(report=smcsock.Report() if self.reports else None)
 
     @property
     def is_smc(self) -> bool:
@@ -55,6 +65,14 @@ ALL = [
     ),
     Contender(CONTROL, "the same once more", _PLAIN.format(f", {smcsock.IPPROTO_SMC}")),
     Contender(TCP, "socket.socket over TCP", _PLAIN.format("")),
+    Contender(RUN, "socket.socket under 'smcsock run'", _PLAIN.format(""), installs=True),
+    Contender(
+        f"{RUN} --report",
+        "the same with --report",
+        _PLAIN.format(""),
+        installs=True,
+        reports=True,
+    ),
     Contender(
         "ctypes",
         "socket.socket with AF_SMC, and libc's bind, connect and accept",

@@ -8,6 +8,8 @@ import gc
 import os
 import socket
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import contenders
 
@@ -49,6 +51,17 @@ def calls(n, begin, end, listener, host, port):
     conn = peer = None
 
     begin()
+    for conn in conns:
+        conn.send(b"x")
+    end(b"send:%d" % n)
+
+    begin()
+    for sock in socks:
+        sock.recv(1)
+    end(b"recv:%d" % n)
+    conn = None
+
+    begin()
     for sock in conns:
         sock.close()
     end(b"close:%d" % n)
@@ -72,7 +85,12 @@ REPEATS = 4
 def main() -> None:
     marks = ctypes.PyDLL(sys.argv[1])
     (contender,) = (c for c in contenders.ALL if c.name == sys.argv[2])
-    run = contender.compile(TEMPLATE)
+    with contender.installed():
+        count(contender.compile(TEMPLATE), marks)
+
+
+def count(run: dict[str, Callable[..., Any]], marks: ctypes.PyDLL) -> None:
+    """Makes the calls."""
     listener = run["listen"](HOST)
     fd = os.dup(listener.fileno())
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd) as plain:

@@ -18,9 +18,9 @@ from counted import COUNTS
 
 import smcsock
 
-CALLS = ("socket", "connect", "accept", "close", "free")
+CALLS = ("socket", "connect", "accept", "send", "recv", "close", "free")
 CYCLE = {"socket": 1, "connect": 1, "accept": 1, "close": 2, "free": 2}
-"""A connection: both of its sockets."""
+"""A connection: both of its sockets, without its data."""
 
 
 class CountingError(Exception):

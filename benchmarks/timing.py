@@ -161,10 +161,11 @@ class PythonRunner:
         self.name, self.what = contender.name, contender.what
         self.is_smc = contender.is_smc
         self._calls = contender.compile(TEMPLATE)
+        self._installed = contender.installed
 
     def start(self, workload: Workload, count: int, turns: int) -> Session:
         control, end = _control_pair()
-        with end, self._calls["listen"](HOST) as listener:
+        with end, self._installed(), self._calls["listen"](HOST) as listener:
             port = _port(listener)
             pids = [
                 _fork(lambda: self._serve(workload, count, turns, listener), [listener]),

@@ -65,6 +65,9 @@ typedef struct {
     fastcall_function audit_function;
     PyCFunction fileno_function;
     PyCFunction gettimeout_function;
+    PyCFunction accept_function;
+    PyCFunction connect_function;
+    PyCFunction connect_ex_function;
     descrgetfunc get_family; /* what reads the member */
 } module_state;
 
@@ -612,6 +615,20 @@ begin_function(call *c, PyObject *module, const char *function, PyObject *const 
     return begin_on_socket(c, PyModule_GetState(module), args[0]);
 }
 
+/* The family that _socket.socket has for the socket. */
+static bool
+family_of(const call *c, int *family)
+{
+    PyObject *number =
+        c->state->get_family(c->state->family, c->sock, (PyObject *)Py_TYPE(c->sock));
+    if (number == NULL) {
+        return false;
+    }
+    bool ok = as_int(number, family);
+    Py_DECREF(number);
+    return ok;
+}
+
 /* Parses the address that a method got, with the family that _socket.socket has for
    the socket, raises the audit event, and only then gets the descriptor: resolving a
    name or a hook may take long, and the socket be closed meanwhile. */
@@ -620,14 +637,7 @@ begin_address(call *c, PyObject *arg, const char *method, PyObject *event,
               inet_address *address)
 {
     int family;
-    PyObject *number =
-        c->state->get_family(c->state->family, c->sock, (PyObject *)Py_TYPE(c->sock));
-    if (number == NULL) {
-        return 0;
-    }
-    bool ok = as_int(number, &family);
-    Py_DECREF(number);
-    if (!ok) {
+    if (!family_of(c, &family)) {
         return 0;
     }
     if (family != AF_INET && family != AF_INET6) {
@@ -1328,39 +1338,76 @@ socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args)
 
 /* ---- Sockets of other classes -------------------------------------------- */
 
+/* Starts a function that is the method of _socket.socket for all but AF_INET and AF_INET6. */
+static bool
+begin_for_inet(call *c, PyObject *module, const char *function, PyObject *const *args,
+               Py_ssize_t nargs, Py_ssize_t expected, bool *is_inet)
+{
+    int family;
+    if (!begin_function(c, module, function, args, nargs, expected) || !family_of(c, &family)) {
+        return false;
+    }
+    *is_inet = family == AF_INET || family == AF_INET6;
+    return true;
+}
+
+static PyObject *
+call_standard(const call *c, PyCFunction function, const char *name, PyObject *arg)
+{
+    return function != NULL ? function(c->sock, arg)
+                            : PyObject_CallMethod(c->state->socket_type, name,
+                                                  arg == NULL ? "O" : "OO", c->sock, arg);
+}
+
 PyDoc_STRVAR(accept_function_doc,
 "accept($module, sock, /)\n--\n\n"
-"As SocketMethods._accept(), for any socket.socket.");
+"As SocketMethods._accept(), for a socket.socket of AF_INET or AF_INET6; else as\n"
+"_socket.socket._accept().");
 
 static PyObject *
 smcsock_accept(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     call c;
-    return begin_function(&c, module, "accept", args, nargs, 1) ? accept_connection(&c) : NULL;
+    bool is_inet;
+    if (!begin_for_inet(&c, module, "accept", args, nargs, 1, &is_inet)) {
+        return NULL;
+    }
+    return is_inet ? accept_connection(&c)
+                   : call_standard(&c, c.state->accept_function, "_accept", NULL);
 }
 
 PyDoc_STRVAR(connect_function_doc,
 "connect($module, sock, address, /)\n--\n\n"
-"As SocketMethods.connect(), for a socket.socket of AF_INET or AF_INET6.");
+"As SocketMethods.connect(), for a socket.socket of AF_INET or AF_INET6; else as\n"
+"_socket.socket.connect().");
 
 static PyObject *
 smcsock_connect(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     call c;
-    return begin_function(&c, module, "connect", args, nargs, 2) ? do_connect(&c, args[1])
-                                                                : NULL;
+    bool is_inet;
+    if (!begin_for_inet(&c, module, "connect", args, nargs, 2, &is_inet)) {
+        return NULL;
+    }
+    return is_inet ? do_connect(&c, args[1])
+                   : call_standard(&c, c.state->connect_function, "connect", args[1]);
 }
 
 PyDoc_STRVAR(connect_ex_function_doc,
 "connect_ex($module, sock, address, /)\n--\n\n"
-"As SocketMethods.connect_ex(), for a socket.socket of AF_INET or AF_INET6.");
+"As SocketMethods.connect_ex(), for a socket.socket of AF_INET or AF_INET6; else as\n"
+"_socket.socket.connect_ex().");
 
 static PyObject *
 smcsock_connect_ex(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
     call c;
-    return begin_function(&c, module, "connect_ex", args, nargs, 2) ? do_connect_ex(&c, args[1])
-                                                                   : NULL;
+    bool is_inet;
+    if (!begin_for_inet(&c, module, "connect_ex", args, nargs, 2, &is_inet)) {
+        return NULL;
+    }
+    return is_inet ? do_connect_ex(&c, args[1])
+                   : call_standard(&c, c.state->connect_ex_function, "connect_ex", args[1]);
 }
 
 PyDoc_STRVAR(inode_doc,
@@ -1491,15 +1538,15 @@ import_attribute(const char *module_name, const char *name)
     return attribute;
 }
 
-/* Finds the C function of a method that takes no arguments, if it has one. */
+/* Finds the C function of a method of this kind, if it has one. */
 static bool
-find_noargs_function(PyObject *obj, const char *name, PyCFunction *function)
+find_function(PyObject *obj, const char *name, int kind, PyCFunction *function)
 {
     PyObject *method = PyObject_GetAttrString(obj, name);
     if (method == NULL) {
         return false;
     }
-    if (PyCFunction_Check(method) && PyCFunction_GetFlags(method) == METH_NOARGS) {
+    if (PyCFunction_Check(method) && PyCFunction_GetFlags(method) == kind) {
         *function = PyCFunction_GetFunction(method);
     }
     Py_DECREF(method);
@@ -1519,8 +1566,12 @@ find_socket_functions(module_state *state)
     if (sock == NULL) {
         return false;
     }
-    bool found = find_noargs_function(sock, "fileno", &state->fileno_function) &&
-                 find_noargs_function(sock, "gettimeout", &state->gettimeout_function);
+    bool found =
+        find_function(sock, "fileno", METH_NOARGS, &state->fileno_function) &&
+        find_function(sock, "gettimeout", METH_NOARGS, &state->gettimeout_function) &&
+        find_function(sock, "_accept", METH_NOARGS, &state->accept_function) &&
+        find_function(sock, "connect", METH_O, &state->connect_function) &&
+        find_function(sock, "connect_ex", METH_O, &state->connect_ex_function);
     Py_DECREF(sock);
     return found;
 }

@@ -766,7 +766,8 @@ def test_info_reads_devices_and_sysctls(tmp_path: Path) -> None:
     (tmp_path / "sys/bus/pci/drivers/ism").mkdir(parents=True)
     driver = tmp_path / "sys/bus/pci/devices/0000:00:00.0/driver"
     driver.symlink_to(tmp_path / "sys/bus/pci/drivers/ism")
-    (tmp_path / "sys/class/dibs/lo").mkdir(parents=True)
+    write(tmp_path / "sys/class/dibs/lo/gid", "8a0e8b0a-6ca5-4e0c-9f6e-0f4dbb3bd7a1\n")
+    write(tmp_path / "sys/class/dibs/lo/fabric_id", "0xffff\n")
     write(tmp_path / "proc/sys/net/smc/rmem", "65536\n")
     write(tmp_path / "proc/sys/net/smc/odd", "1 2 3\n")
     report = collect(tmp_path)

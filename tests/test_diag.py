@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import os
 import pickle
+import platform
 import socket
 import struct
 import subprocess
@@ -14,7 +15,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from conftest import INET, INET6, SMC, VM_KERNEL, VM_MODE, Presentation, on_host
@@ -96,6 +99,8 @@ CHANGERS: dict[str, Callable[[], None]] = {
     "clear_pnetids": clear_pnetids,
     "limit_handshakes": lambda: limit_handshakes(True),
 }
+DIBS = Path("/sys/class/dibs")
+IS_IBM_Z = platform.machine() == "s390x"
 without_smc = pytest.mark.skipif(smcsock.has_smc(), reason="this kernel has SMC")
 
 
@@ -113,6 +118,12 @@ def changing(smc_mode: Mode) -> None:
     """For what changes the configuration of the host."""
     if VM_MODE is None:
         pytest.skip("changes the host's configuration: for virtual machines only")
+
+
+def skip_if_seid_does() -> None:
+    """Skips where a host is never without an EID: the last UEID that goes enables the SEID."""
+    if seid().enabled:
+        pytest.skip("has a system EID, which does for SMC-D")
 
 
 @pytest.fixture
@@ -333,7 +344,7 @@ def test_system(smc_mode: Mode) -> None:
         ism_v2=smc_mode is Mode.SMCD,
         smcr_v2=True,
         hostname=os.uname().nodename[:32],
-        seid=None,
+        seid=seid().name,
     )
     assert found.release == (0 if VM_KERNEL == "6.1" else 1)
 
@@ -377,13 +388,15 @@ def test_link_group_of_an_smcd_connection(pair_ipv4: Pair) -> None:
         group = groups[dmb.link_id]
         assert isinstance(group, SmcdLinkGroup)
         assert group.is_loopback
+        if DIBS.exists():
+            assert str(UUID(int=group.gid)) == (DIBS / "lo/gid").read_text().strip()
         assert (group.gid, group.peer_gid) == (dmb.gid, dmb.peer_gid)
         assert group.connections > 0
         assert group.dmb_size
         assert group.v2 is not None
         assert (group.v2.version, group.v2.os) == (2, "Linux")
         assert group.v2.hostname == os.uname().nodename
-        assert group.v2.eid in ueids()
+        assert group.v2.eid in (*ueids(), seid().name)
 
 
 def test_link_group_of_an_smcr_connection(pair_ipv4: Pair) -> None:
@@ -473,6 +486,7 @@ def test_fallback_for_a_tcp_client_is_counted(presentation: Presentation, smc_mo
 def test_fallback_for_want_of_a_ueid_is_counted(own_ueids: list[str]) -> None:
     only_in("smcd")
     clear_ueids()
+    skip_if_seid_does()
     before = stats()
     with SMC.pair() as (client, server):
         counted = stats().since(before)
@@ -568,11 +582,34 @@ def test_what_cannot_be_a_ueid_is_refused(name: str) -> None:
             change(name)
 
 
+@pytest.mark.skipif(IS_IBM_Z, reason="is IBM Z")
 def test_there_is_no_system_eid_off_ibm_z(changing: None) -> None:
     assert seid() == SystemEid(None, False)
     for change in (enable_seid, disable_seid):
         with refused(errno.EOPNOTSUPP, "only IBM Z"):
             change()
+
+
+@pytest.mark.skipif(not IS_IBM_Z, reason="needs IBM Z")
+def test_system_eid_is_needed_without_a_ueid(own_ueids: list[str], smc_mode: Mode) -> None:
+    if smc_mode is not Mode.SMCD:
+        pytest.skip("needs SMC-D: the kernel shows no system EID without it")
+    found = seid()
+    assert found.enabled
+    assert found.name is not None
+    assert found.name.startswith("IBM-SYSZ-ISMSEID")
+    disable_seid()
+    assert seid() == SystemEid(found.name, False)
+    remove_ueid(own_ueids[0])
+    assert seid() == found
+    with refused(errno.ENOENT, "add one first"):
+        disable_seid()
+    with SMC.pair() as (client, _):
+        assert client.smc_info().mode is Mode.SMCD
+    add_ueid(own_ueids[0])
+    disable_seid()
+    enable_seid()
+    assert seid() == found
 
 
 # ----- the PNET table
@@ -627,8 +664,9 @@ def test_pnetid_of_an_rdma_device(own_pnet_table: None) -> None:
 
 def test_pnetid_of_an_smcd_device(own_pnet_table: None, pair_ipv4: Pair) -> None:
     only_in("smcd")
-    add_pnetid("ISM", smcd_device="loopback-ism")
-    assert pnetids() == [PnetId("ISM", device="loopback-ism", port=1)]
+    name = "lo" if DIBS.exists() else "loopback-ism"
+    add_pnetid("ISM", smcd_device=name)
+    assert pnetids() == [PnetId("ISM", device=name, port=1)]
     assert {group.pnetid for group in link_groups()} == {"ISM"}
 
 

@@ -13,11 +13,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from uuid import UUID
 
 import pytest
 from conftest import SMC, SMC6, on_host
 from test_diag import (
+    DIBS,
     EID,
+    IS_IBM_Z,
     changing,
     only_in,
     own_pnet_table,
@@ -212,13 +215,14 @@ def test_ss_shows_dmbs(shell: Shell, pair: Pair, smc_mode: Mode) -> None:
         dmb = sock.smc_info().dmb
         assert dmb is not None
         (row,) = [row.split() for row in rows if f" {inode_of(sock)} " in row]
-        assert [int(cell, 16) for cell in row[6:]] == [
+        assert [int(cell.replace("-", ""), 16) for cell in row[6:]] == [
             dmb.gid,
             dmb.token,
             dmb.peer_gid,
             dmb.peer_token,
             dmb.link_id,
         ]
+        assert str(UUID(int=dmb.gid)) in row
 
 
 def test_ss_shows_links(shell: Shell, pair: Pair, smc_mode: Mode) -> None:
@@ -275,10 +279,18 @@ def test_devices(shell: Shell, smc_mode: Mode) -> None:
         ["rxe0"] if smc_mode is Mode.SMCR else []
     )
     lines = shell.lines("devices")
-    assert any("loopback-ism" in line for line in lines) == (smc_mode is Mode.SMCD)
+    dibs = [line.split() for line in lines if line.startswith("lo  ") and line.endswith("0xffff")]
+    # From Linux 6.18 on /sys shows the loopback device that the kernel does not list.
+    if DIBS.exists() and smc_mode is Mode.SMCD:
+        gid = (DIBS / "lo/gid").read_text().strip()
+        assert shown["dibs"] == [{"name": "lo", "gid": gid, "fabric_id": "0xffff"}]
+        assert dibs == [["lo", gid, "0xffff"]]
+    else:
+        assert (shown["dibs"], dibs) == ([], [])
+        assert ("loopback-ism" in "\n".join(lines)) == (smc_mode is Mode.SMCD)
     assert any(line.startswith("lo       rxe0 ") for line in lines) == (smc_mode is Mode.SMCR)
     assert (list(shell.json("devices -D")), list(shell.json("devices -R"))) == (
-        ["smcd", "ism_v2"],
+        ["smcd", "ism_v2", "dibs"],
         ["smcr"],
     )
 
@@ -368,12 +380,24 @@ def test_ueids(shell: Shell, own_ueids: list[str]) -> None:
     assert shell.lines("ueid") == ["UEID"]
 
 
-def test_system_eid(shell: Shell, changing: None) -> None:
+@pytest.mark.skipif(IS_IBM_Z, reason="is IBM Z")
+def test_there_is_no_system_eid_off_ibm_z(shell: Shell, changing: None) -> None:
     assert shell.lines("seid") == ["SEID  State", "n/a   n/a"]
     assert shell.json("seid") == {"name": None, "enabled": False}
     for action in ("enable", "disable"):
         status, _, err = shell.run(f"seid {action}")
         assert (status, err) == (FAILED, "smcsock: only IBM Z has a system EID\n")
+
+
+@pytest.mark.skipif(not IS_IBM_Z, reason="needs IBM Z")
+def test_system_eid(shell: Shell, own_ueids: list[str], smc_mode: Mode) -> None:
+    if smc_mode is not Mode.SMCD:
+        pytest.skip("needs SMC-D: the kernel shows no system EID without it")
+    name = diag.seid().name
+    for action in ("disable", "enable"):
+        assert shell.run(f"seid {action}") == (OK, "", "")
+        assert shell.lines("seid")[1].split() == [name, f"{action}d"]
+        assert shell.json("seid") == {"name": name, "enabled": action == "enable"}
 
 
 def test_pnet_table(shell: Shell, own_pnet_table: None) -> None:

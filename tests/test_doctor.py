@@ -14,6 +14,7 @@ import os
 import pickle
 import platform
 import re
+import resource
 import socket
 import struct
 import subprocess
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import VM_MODE
+from conftest import VM_KERNEL, VM_MODE
 
 import smcsock
 from smcsock import AF_SMC, Mode, _cli, diag
@@ -40,7 +41,7 @@ from smcsock.doctor._connections import _tcp_reaches, connect_to
 from smcsock.doctor._devices import check_devices, check_eids, check_pnetids
 from smcsock.doctor._finding import Machine
 from smcsock.doctor._kernel import check_kernel, check_module, configuration
-from smcsock.doctor._settings import check_buffers
+from smcsock.doctor._settings import check_buffers, check_control
 
 LIMIT = 120
 """Seconds until what hangs fails."""
@@ -86,12 +87,19 @@ def sound(smc_mode: Mode) -> Report:
 
 @pytest.fixture
 def no_ueids(smc_mode: Mode) -> Iterator[None]:
-    """A kernel without any user EID."""
+    """A kernel without any EID; on IBM Z there is always the system's, if for SMC-D only."""
     before = diag.ueids()
     diag.clear_ueids()
+    if diag.seid().enabled:
+        restore_ueids(before)
+        pytest.skip("has a system EID, which does for SMC-D")
     yield
+    restore_ueids(before)
+
+
+def restore_ueids(names: list[str]) -> None:
     diag.clear_ueids()
-    for name in before:
+    for name in names:
         diag.add_ueid(name)
 
 
@@ -121,7 +129,9 @@ def test_smc_works_where_connections_are_smc(smc_mode: Mode, sound: Report) -> N
     assert ipv4.client is not None
     assert ipv4.server is not None
     assert ipv4.server.mode is smc_mode
-    assert named(sound, "EIDs").evidence == "user EIDs: SMCSOCK-VM"
+    found = diag.seid()
+    system = f"; system EID: {found.name}, enabled" if found.enabled else ""
+    assert named(sound, "EIDs").evidence == f"user EIDs: SMCSOCK-VM{system}"
 
 
 def test_soft_roce_is_a_device_and_ipv6_is_not_for_it(smc_mode: Mode, sound: Report) -> None:
@@ -255,16 +265,21 @@ def test_syn_cookies_for_all(smc_mode: Mode) -> None:
 def congested() -> Iterator[None]:
     """Keeps a processor's queue of SMC handshakes full, and all packets on lo with it.
 
-    Clients that nobody answers fill it: 256 at a time (WQ_DFL_ACTIVE), and then some. The
-    test goes on on another processor, as a client that is on another machine does.
+    Clients that nobody answers fill it: 256 at a time (WQ_DFL_ACTIVE; 1024 from Linux 6.15
+    on), and then some. The test goes on on another processor, as a client that is on another
+    machine does.
     """
+    clients = 1040 if VM_KERNEL == "7.x" else 270
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     processors = sorted(os.sched_getaffinity(0))
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         stack.enter_context(socket.create_connection(full.getsockname()))
         stack.callback(os.sched_setaffinity, 0, processors)
         os.sched_setaffinity(0, {processors[0]})
-        for _ in range(270):
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2 * clients), limits[1]))
+        for _ in range(clients):
             client = stack.enter_context(smcsock.socket())
             client.setblocking(False)
             assert client.connect_ex(full.getsockname()) == errno.EINPROGRESS
@@ -582,13 +597,13 @@ def test_fix_cannot_ask_with_a_closed_stream(
 def test_fix_that_is_a_command_of_ours_may_fail(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fix = Fix(("smcsock", "seid", "enable"), is_safe=True)
+    fix = Fix(("smcsock", "ueid", "del", "NOT-THERE"), is_safe=True)
     monkeypatch.setattr("smcsock._cli._doctor.examine", lambda *_, **__: report_with(fix))
     assert main(["doctor", "--fix", "--yes"]) == FAILS
     output, errors = capsys.readouterr()
-    assert "\n+ smcsock seid enable\n" in output
-    why = "only IBM Z has a system EID" if smcsock.has_smc() else NO_SMC
-    assert errors == f"smcsock: 'smcsock seid enable' failed: {why}\n"
+    assert "\n+ smcsock ueid del NOT-THERE\n" in output
+    why = "the UEID NOT-THERE is not defined" if smcsock.has_smc() else NO_SMC
+    assert errors == f"smcsock: 'smcsock ueid del NOT-THERE' failed: {why}\n"
 
 
 def test_what_fails_is_told_and_not_tried_again(
@@ -845,7 +860,33 @@ def test_ism_function_without_its_driver(machine: Machine) -> None:
     devices = [SmcdDevice("0000:00:00.0", "ism", "ism"), SmcdDevice("0001:00:00.0", "ism", None)]
     bound, unbound = check_devices(replace(machine, smcd_devices=devices, has_smcd=True))
     assert (bound.status, unbound.status) == (Status.OK, Status.PROBLEM)
+    assert unbound.fix is None
+    assert "CONFIG_ISM" in unbound.advice
+    modules = machine.root / "lib/modules" / os.uname().release
+    write(modules / "modules.dep", "kernel/drivers/s390/net/ism.ko:\n")
+    _, unbound = check_devices(replace(machine, smcd_devices=devices, has_smcd=True))
     assert unbound.fix == Fix(("modprobe", "ism"), is_safe=True)
+
+
+@pytest.mark.parametrize(
+    ("release", "option"),
+    [("6.12.117", "CONFIG_SMC_LO"), ("6.17.1", "CONFIG_SMC_LO"), ("6.18.0", "CONFIG_DIBS_LO")],
+)
+def test_loopback_device_that_the_kernel_could_have(
+    machine: Machine, release: str, option: str
+) -> None:
+    (finding,) = check_devices(replace(machine, release=release))
+    assert option in finding.advice
+
+
+def test_program_that_controls_handshakes(machine: Machine) -> None:
+    setting = machine.root / "proc/sys/net/smc/hs_ctrl"
+    write(setting, "\n")
+    assert not list(check_control(machine))
+    write(setting, "linux_wo_smc\n")
+    (finding,) = check_control(machine)
+    assert finding.status is Status.WARNING
+    assert finding.fix == Fix(("sysctl", "-w", "net.smc.hs_ctrl="))
 
 
 def test_ism_function_that_is_in_the_class_dibs_too_is_one_device(tmp_path: Path) -> None:
@@ -856,10 +897,13 @@ def test_ism_function_that_is_in_the_class_dibs_too_is_one_device(tmp_path: Path
     (tmp_path / "sys/bus/pci/devices/0001:00:00.0").symlink_to(function)
     (tmp_path / "sys/class/dibs/ism10").mkdir(parents=True)
     (tmp_path / "sys/class/dibs/ism10/device").symlink_to(function)
-    (tmp_path / "sys/class/dibs/lo").mkdir()
+    gids = "1b0e1d8f00000000-0000-0000-0000-000000000000", "8a0e8b0a-6ca5-4e0c-9f6e-0f4dbb3bd7a1"
+    for name, gid, fabric_id in (("ism10", gids[0], "0x0001"), ("lo", gids[1], "0xffff")):
+        write(tmp_path / f"sys/class/dibs/{name}/gid", f"{gid}\n")
+        write(tmp_path / f"sys/class/dibs/{name}/fabric_id", f"{fabric_id}\n")
     assert smcd_devices(tmp_path) == [
-        SmcdDevice("0001:00:00.0", "ism", None),
-        SmcdDevice("lo", "dibs", None),
+        SmcdDevice("0001:00:00.0", "ism", None, gids[0], "0x0001"),
+        SmcdDevice("lo", "dibs", None, gids[1], "0xffff"),
     ]
 
 

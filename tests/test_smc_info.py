@@ -813,8 +813,8 @@ def test_record_has_the_link_group(number: int, role: str) -> None:
 def test_record_has_the_dmbs() -> None:
     assert decoded(attribute(DMBINFO, DMB_INFO)).dmb == Dmb(
         link_id=0xC0000001,
-        gid=(7 << 64) + 3,
-        peer_gid=((1 << 63) + 6 << 64) + (1 << 63),
+        gid=(3 << 64) + 7,
+        peer_gid=((1 << 63) << 64) + (1 << 63) + 6,
         token=(1 << 63) + 4,
         peer_token=5,
     )

@@ -27,6 +27,7 @@ __all__ = [
     "ProducerFlag",
     "SmcInfo",
     "State",
+    "whole_gid",
 ]
 
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
@@ -130,7 +131,7 @@ class Dmb:
     """The DMBs of an SMC-D connection.
 
     ``link_id`` names the link group. GIDs are 64 bits wide for an ISM device and
-    128 bits for a virtual one such as loopback-ism.
+    128 bits for a virtual one such as loopback-ism: those are UUIDs, ``uuid.UUID(int=gid)``.
     """
 
     link_id: int
@@ -283,12 +284,17 @@ def _link_group(payload: bytes) -> LinkGroup:
     )
 
 
+def whole_gid(gid: int, extension: int) -> int:
+    """The GID of an SMC-D device, which the kernel gives in two halves, the first one first."""
+    return gid << 64 | extension if extension else gid
+
+
 def _dmb(payload: bytes) -> Dmb:
     link_id, peer_gid, gid, token, peer_token = _DMBINFO_STRUCT.unpack_from(payload)
     if len(payload) >= _DMBINFO_STRUCT.size + _DMBINFO_EXT.size:
         peer_ext, ext = _DMBINFO_EXT.unpack_from(payload, _DMBINFO_STRUCT.size)
-        gid |= ext << 64
-        peer_gid |= peer_ext << 64
+        gid = whole_gid(gid, ext)
+        peer_gid = whole_gid(peer_gid, peer_ext)
     return Dmb(link_id, gid, peer_gid, token, peer_token)
 
 

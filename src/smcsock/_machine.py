@@ -40,11 +40,24 @@ class RoceDevice:
 
 @dataclass(frozen=True)
 class SmcdDevice:
-    """A device for SMC-D, as far as /sys shows it; ``kind`` is "ism" or "dibs"."""
+    """A device for SMC-D, as far as /sys shows it; ``kind`` is "ism" or "dibs".
+
+    ``gid`` and ``fabric_id`` are as the class dibs writes them, None before Linux 6.18.
+    """
 
     name: str
     kind: str
     driver: str | None
+    gid: str | None = None
+    fabric_id: str | None = None
+
+    @property
+    def description(self) -> str:
+        """What it is, in a few words."""
+        driver = f"driver {self.driver}" if self.driver else None
+        gid = f"GID {self.gid}" if self.gid else None
+        fabric = f"fabric ID {self.fabric_id}" if self.fabric_id else None
+        return ", ".join(filter(None, (self.kind, driver, gid, fabric)))
 
 
 def read(path: Path) -> str | None:
@@ -105,18 +118,22 @@ def _exists(path: Path) -> bool | None:
 
 def smcd_devices(root: Path) -> list[SmcdDevice]:
     """The devices for SMC-D that show in /sys; loopback-ism need not."""
+    # Linux 6.18 and newer have ISM and loopback devices in a class of their own, too.
+    dibs = {
+        link_name(path / "device") or path.name: path for path in entries(root / "sys/class/dibs")
+    }
     devices = []
     for path in entries(root / "sys/bus/pci/devices"):
         if (read(path / "vendor"), read(path / "device")) == _ISM:
-            devices.append(SmcdDevice(path.name, "ism", link_name(path / "driver")))
-    # Linux 6.18 and newer have ISM and loopback devices in a class of their own, too.
-    known = {device.name for device in devices}
-    devices += [
-        SmcdDevice(path.name, "dibs", None)
-        for path in entries(root / "sys/class/dibs")
-        if link_name(path / "device") not in known
-    ]
+            identity = _identity(dibs.pop(path.name, None))
+            devices.append(SmcdDevice(path.name, "ism", link_name(path / "driver"), *identity))
+    devices += [SmcdDevice(path.name, "dibs", None, *_identity(path)) for path in dibs.values()]
     return devices
+
+
+def _identity(path: Path | None) -> tuple[str | None, str | None]:
+    """GID and fabric ID of a device of the class dibs."""
+    return (read(path / "gid"), read(path / "fabric_id")) if path else (None, None)
 
 
 def smcr_devices(root: Path) -> list[RoceDevice]:

@@ -73,7 +73,10 @@ def run_on(loop: str, main: Coroutine[Any, Any, None]) -> None:
     """asyncio.run() on asyncio's own event loop or on uvloop's."""
     factory = None
     if loop == "uvloop":
-        factory = pytest.importorskip("uvloop", reason="uvloop is not installed").new_event_loop
+        with contextlib.ExitStack() as stack:
+            stack.callback(main.close)  # else Python warns that nobody has awaited it
+            factory = application(loop).new_event_loop
+            stack.pop_all()
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main)
 

@@ -32,6 +32,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 def check_uvicorn(server_class: Any, loop: str, mode: Mode) -> None:
+    if loop == "uvloop":
+        application("uvloop")
     port = free_port()
     config = uvicorn.Config(app, port=port, loop=loop, lifespan="off", log_level="warning")
     server = server_class(config)
@@ -47,8 +49,6 @@ def check_uvicorn(server_class: Any, loop: str, mode: Mode) -> None:
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_uvicorn(loop: str, mode: Mode) -> None:
-    if loop == "uvloop":
-        application("uvloop")
     check_uvicorn(recipe("uvicorn").SMCServer, loop, mode)
 
 

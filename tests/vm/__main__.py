@@ -6,17 +6,27 @@ See README.md beside this file.
 """
 
 import argparse
+import contextlib
 import os
+import platform
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import cache
+import foreign
 import guest
 import kernels
+import newest
 import tools
+from architectures import ARCHITECTURES, FOREIGN, Architecture
+from cache import Entry
 from errors import HarnessError
+from foreign import Foreign
 
 EXIT_HARNESS = 125
+KERNELS = (*kernels.RELEASES, newest.SERIES)
 
 
 def main() -> int:
@@ -37,11 +47,19 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    fetching = [] if kernels.is_cached(options.kernel) else kernels.programs(options.kernel)
-    tools.require([*guest.PROGRAMS, *fetching])
-    with kernels.use(options.kernel) as kernel:
+    architecture = ARCHITECTURES[options.arch]
+    needed = {*(guest.FOREIGN_PROGRAMS if architecture.is_foreign else guest.PROGRAMS)}
+    for entry, programs in _entries(options.kernel, architecture):
+        if not entry.exists():
+            needed |= {*programs}
+    tools.require(needed)
+    with contextlib.ExitStack() as stack:
+        paths = [
+            stack.enter_context(entry.use()) for entry, _ in _entries(options.kernel, architecture)
+        ]
         return guest.run(
-            kernel,
+            kernels.Kernel(paths[-1]),
+            Foreign(architecture, paths[0]) if architecture.is_foreign else None,
             guest.Options(
                 version=options.kernel,
                 mode=options.mode,
@@ -57,16 +75,34 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _fetch(options: argparse.Namespace) -> int:
+    architecture = ARCHITECTURES[options.arch]
+    entries = {
+        entry.name: (entry, programs)
+        for version in options.kernel
+        or sorted({*kernels.RELEASES} & {*kernels.versions(architecture)})
+        for entry, programs in _entries(version, architecture)
+    }
     # All that is missing at once, not kernel by kernel.
-    versions = options.kernel or list(kernels.RELEASES)
-    tools.require({name for version in versions for name in kernels.programs(version)})
-    for version in versions:
-        kernels.fetch(version, refresh=options.refresh)
+    tools.require({name for _, programs in entries.values() for name in programs})
+    for entry, _ in entries.values():
+        entry.fetch(refresh=options.refresh)
     return 0
 
 
+def _entries(version: str, architecture: Architecture) -> list[tuple[Entry, Iterable[str]]]:
+    """What a guest takes out of the cache, in the order it is made in, the kernel last.
+
+    And the programs that it takes to make each.
+    """
+    entries: list[tuple[Entry, Iterable[str]]] = []
+    if architecture.is_foreign:
+        entries.append((foreign.entry(architecture), foreign.PROGRAMS))
+    entries.append((kernels.entry(version, architecture), kernels.programs(version, architecture)))
+    return entries
+
+
 def _clean(_: argparse.Namespace) -> int:
-    kernels.clean()
+    cache.clean()
     return 0
 
 
@@ -82,7 +118,7 @@ def _parse() -> argparse.Namespace:
         help="boot a guest and run a command in it",
     )
     run.set_defaults(run=_run)
-    run.add_argument("--kernel", choices=kernels.RELEASES, default="6.12")
+    run.add_argument("--kernel", choices=KERNELS, default="6.12")
     run.add_argument(
         "--mode",
         choices=guest.MODES,
@@ -104,6 +140,7 @@ def _parse() -> argparse.Namespace:
         metavar="DIR",
         help="let the guest really write to this directory",
     )
+    _add_arch(run)
     run.add_argument("--cpus", type=int, default=2)
     run.add_argument("--memory", default="2G", metavar="SIZE")
     run.add_argument("--kvm", action="store_true", help="use KVM (faster, where it works)")
@@ -111,7 +148,10 @@ def _parse() -> argparse.Namespace:
 
     fetch = commands.add_parser("fetch", help="fill the cache, and nothing else")
     fetch.set_defaults(run=_fetch)
-    fetch.add_argument("--kernel", choices=kernels.RELEASES, action="append")
+    fetch.add_argument(
+        "--kernel", choices=KERNELS, action="append", help=f"(all but {newest.SERIES})"
+    )
+    _add_arch(fetch)
     fetch.add_argument("--refresh", action="store_true", help="look for a newer kernel")
 
     clean = commands.add_parser("clean", help="remove the cache")
@@ -125,9 +165,23 @@ def _parse() -> argparse.Namespace:
     if options.run is _run:
         if not options.command:
             run.error("no command: it comes after --")
-        if reason := kernels.RELEASES[options.kernel].impossible.get(options.mode):
+        if reason := kernels.why_impossible(options.kernel, options.mode):
             run.error(f"no --mode {options.mode} with --kernel {options.kernel}: {reason}")
+    if options.run in (_run, _fetch):
+        possible = kernels.versions(ARCHITECTURES[options.arch])
+        for version in [options.kernel] if options.run is _run else options.kernel or []:
+            if version not in possible:
+                parser.error(f"no --kernel {version} with --arch {options.arch}")
     return options
+
+
+def _add_arch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--arch",
+        choices=sorted({platform.machine(), *FOREIGN}),
+        default=platform.machine(),
+        help="the guest's processor (this machine's)",
+    )
 
 
 def _seconds(text: str) -> float:

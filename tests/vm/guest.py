@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import json
 import os
-import platform
 import re
 import select
 import shlex
@@ -19,11 +18,13 @@ from pathlib import Path
 
 import protocol
 import tools
+from architectures import native
 from errors import HarnessError
+from foreign import CHECKOUT, PREFIX, Foreign
 from kernels import Kernel
 
-BOOT_LIMIT = 180
-"""Seconds from starting QEMU to the command's start. It takes 5 to 15 without KVM."""
+BOOT_LIMIT = 300
+"""Seconds from starting QEMU to the command's start. It takes 5 to 30 without KVM."""
 CONSOLE_TAIL = 16384
 """Bytes of the console that are kept to be shown when the guest fails."""
 
@@ -31,17 +32,24 @@ EXIT_TIMEOUT = 124
 
 MODES = ("smcd", "smcr", "tcp", "none")
 
-QEMU = f"qemu-system-{platform.machine()}"
-PROGRAMS = (QEMU, "virtme-run", "busybox", "file", "modprobe", "rdma")
-"""What has to be on the host to boot a guest; the guest uses some of them too."""
-
-HOST_TAG = "smcsock.host"
+FOREIGN_PROGRAMS = ("virtme-run", "file", "modprobe")
+"""What has to be on the host to boot a guest of another architecture."""
+PROGRAMS = (*FOREIGN_PROGRAMS, native().qemu, "busybox", "rdma")
+"""And one of its own, which uses some of them too."""
 
 ENVIRONMENT = re.compile(
     "CI|COLUMNS|FORCE_COLOR|HOME|LANG|LANGUAGE|LINES|NO_COLOR|PATH|SHELL|TERM|TZ|VIRTUAL_ENV"
     "|(COVERAGE_|HYPOTHESIS_|LC_|PYENV_|PYTEST_|PYTHON|SMCSOCK_).*"
 )
 """What the command gets of the host's environment. The rest may be secret, or not true there."""
+
+NATIVE = re.compile("PYENV_.*|PYTHONHOME")
+"""What of that is not true where the programs are other ones."""
+
+BUILT = "built"
+"""The directory that the extension modules are compiled into, in that of a run."""
+
+PROCESS_1_TAG = "smcsock.vm"
 
 PR_SET_PDEATHSIG = 1
 
@@ -70,33 +78,43 @@ class _GuestFailure(Exception):
     """The guest did not do its part; the text says what."""
 
 
-def run(kernel: Kernel, options: Options, command: list[str]) -> int:
+def run(kernel: Kernel, foreign: Foreign | None, options: Options, command: list[str]) -> int:
     """Boot, run the command with this process's standard streams, return its exit status.
 
     To be called in the main thread. A command that exceeds its time limit has exit status 124.
     HarnessError if the guest does not come to the point of running the command, or dies under it.
     """
-    rwdirs = {f"smcsock.rw{i}": str(path) for i, path in enumerate(options.rwdirs)}
-    modules = kernel.loopback_modules if options.mode == "smcd" else kernel.stock_modules
-    spec: protocol.Spec = {
-        "command": command,
-        "environment": _environment(kernel, options),
-        "cwd": os.getcwd(),
-        "hostname": socket.gethostname(),
-        "mode": options.mode,
-        "modules": str(modules),
-        "host_tag": HOST_TAG,
-        "rwdirs": rwdirs,
-    }
     channel, guest_end = socket.socketpair()
-    with channel, tempfile.TemporaryDirectory(prefix="smcsock-vm-") as scratch:
+    with channel, tempfile.TemporaryDirectory(prefix="smcsock-vm-") as name:
+        scratch = Path(name)
+        exports = _exports(kernel, foreign, scratch)
+        tags = {f"smcsock.{i}": directory for i, directory in enumerate(exports)}
+        rwdirs = {f"smcsock.rw{i}": str(path) for i, path in enumerate(options.rwdirs)}
+        spec: protocol.Spec = {
+            "command": command,
+            "environment": _environment(kernel, foreign, options),
+            "cwd": os.getcwd(),
+            "home": os.environ.get("HOME", "/"),
+            "hostname": socket.gethostname(),
+            "mode": options.mode,
+            "exports": tags,
+            "modules": "loopback" if options.mode == "smcd" else "stock",
+            "binds": foreign.build(scratch / BUILT) if foreign else {},
+            "rwdirs": rwdirs,
+        }
+        arguments = _qemu_command(kernel, foreign, options, scratch)
+        for tag, directory in tags.items():
+            arguments += _export(exports[directory], tag, ",readonly=on")
+        for tag, directory in rwdirs.items():
+            arguments += _export(directory, tag)
         with guest_end:
-            arguments = _qemu_command(kernel, options, Path(scratch), guest_end.fileno(), rwdirs)
+            arguments += ["-chardev", f"socket,id=smcsock,fd={guest_end.fileno()}"]
             qemu = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
+                env=_host_environment(foreign),
                 pass_fds=[guest_end.fileno()],
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
@@ -141,7 +159,7 @@ def _converse(channel: socket.socket, spec: protocol.Spec, timeout: float) -> in
         pass  # As good an end of the stream as any.
     except _TimeLimit:
         if ready:
-            _say(f"the command did not end within {timeout:g} s")
+            tools.say(f"the command did not end within {timeout:g} s")
             return EXIT_TIMEOUT
         raise _GuestFailure(f"the guest did not boot within {BOOT_LIMIT} s") from None
     when = "while the command ran" if ready else "while it booted"
@@ -149,9 +167,9 @@ def _converse(channel: socket.socket, spec: protocol.Spec, timeout: float) -> in
 
 
 def _qemu_command(
-    kernel: Kernel, options: Options, scratch: Path, channel: int, rwdirs: dict[str, str]
+    kernel: Kernel, foreign: Foreign | None, options: Options, scratch: Path
 ) -> list[str]:
-    """What virtme-ng would start, with this harness's channel and process 1 in it."""
+    """What virtme-ng would start, with this harness's process 1 in it."""
     virtme = [
         *(tools.find("virtme-run"), "--kimg", str(kernel.image), "--mods", "auto"),
         *("--cpus", str(options.cpus), "--memory", options.memory, "--force-9p"),
@@ -160,6 +178,9 @@ def _qemu_command(
         *("--dry-run", "--show-command"),
         *("--force-initramfs", "--save-initramfs", str(scratch / "initramfs")),
     ]
+    if foreign:
+        virtme += ["--arch", foreign.architecture.name, "--root", str(foreign.root)]
+        virtme += ["--qemu-bin", str(foreign.qemu)]
     if options.verbose:
         virtme.append("--verbose")
     if not options.kvm:
@@ -169,33 +190,60 @@ def _qemu_command(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env=tools.environment() | {"TMPDIR": str(scratch)},
+        env=_host_environment(foreign) | {"TMPDIR": str(scratch)},
         check=False,
     )
     if done.returncode or not done.stdout:
         raise HarnessError(f"virtme-run failed:\n{done.stdout}{done.stderr}")
     arguments = shlex.split(done.stdout.splitlines()[-1])
-    # The last init= counts. Kernel parameters know double quotes, but no way to escape one.
-    init = [sys.executable, "-ESB", str(Path(__file__).resolve().with_name("guest_init.py"))]
-    if any('"' in word for word in init):
-        raise HarnessError(f"a path with a double quote cannot be booted: {init}")
     append = arguments.index("-append") + 1
+    # virtme-ng's own process 1, which comes last, makes way for this harness's.
+    parameters = arguments[append].partition(" init=")[0]
     if not options.kvm:
         # Python starts in half the time where programs always have the same addresses.
-        arguments[append] += " norandmaps mitigations=off"
+        parameters += " norandmaps mitigations=off"
         # A thread per virtual CPU makes QEMU before 8.1 miss the kernel's changes to its own
         # code now and then: it dies of an int3 that is no longer there.
         arguments += ["-accel", "tcg,thread=single"]
-    arguments[append] += " init=/usr/bin/env -- " + " ".join(f'"{word}"' for word in init)
-    arguments += [
-        *("-chardev", f"socket,id=smcsock,fd={channel}"),
-        *("-device", "virtio-serial"),
-        *("-device", f"virtserialport,name={protocol.PORT_NAME},chardev=smcsock"),
-    ]
-    arguments += _export("/", HOST_TAG, ",readonly=on")
-    for tag, directory in rwdirs.items():
-        arguments += _export(directory, tag)
+    if foreign:
+        arguments += foreign.architecture.cpu
+        arguments += _export(str(Path(__file__).resolve().parent), PROCESS_1_TAG, ",readonly=on")
+    arguments[append] = f"{parameters} init=/usr/bin/env -- {_process_1(foreign)}"
+    arguments += ["-device", "virtio-serial"]
+    arguments += ["-device", f"virtserialport,name={protocol.PORT_NAME},chardev=smcsock"]
     return arguments
+
+
+def _process_1(foreign: Foreign | None) -> str:
+    """The command of process 1, as kernel parameters."""
+    program = Path(__file__).resolve().with_name("guest_init.py")
+    command = [sys.executable, "-ESB", str(program)]
+    if foreign:
+        # Its root has nothing of the checkout.
+        mount = f"busybox mount -t 9p -o ro,trans=virtio,version=9p2000.L {PROCESS_1_TAG} /mnt"
+        command = ["sh", "-c", f"{mount} && exec python3 -ESB /mnt/{program.name}"]
+    # Kernel parameters know double quotes, but no way to escape one.
+    if any('"' in word for word in command):
+        raise HarnessError(f"a path with a double quote cannot be booted: {command}")
+    return " ".join(f'"{word}"' for word in command)
+
+
+def _exports(kernel: Kernel, foreign: Foreign | None, scratch: Path) -> dict[str, str]:
+    """Directory in the guest to directory of the host. The last one is the kernel's."""
+    exports = {"/": "/"}
+    if foreign:
+        built = str(scratch / BUILT)
+        exports = {
+            "/": str(foreign.root),
+            str(CHECKOUT): str(CHECKOUT),
+            str(PREFIX): str(foreign.python),
+            built: built,
+        }
+    return exports | {str(kernel.path): str(kernel.path)}
+
+
+def _host_environment(foreign: Foreign | None) -> dict[str, str]:
+    return foreign.environment() if foreign else tools.environment()
 
 
 def _export(directory: str, tag: str, more: str = "") -> list[str]:
@@ -209,8 +257,11 @@ def _export(directory: str, tag: str, more: str = "") -> list[str]:
     ]
 
 
-def _environment(kernel: Kernel, options: Options) -> dict[str, str]:
+def _environment(kernel: Kernel, foreign: Foreign | None, options: Options) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if ENVIRONMENT.fullmatch(name)}
+    if foreign:
+        kept = {name: kept[name] for name in kept if not NATIVE.fullmatch(name)}
+        kept["PATH"] = f"{PREFIX}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     if kernel.source.exists():
         kept["SMCSOCK_VM_SOURCE"] = str(kernel.source)
     return kept | {
@@ -277,7 +328,3 @@ _libc = ctypes.CDLL(None)
 def _die_with_parent() -> None:
     """Runs in the child: no guest outlives its harness, not even one that is killed."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _say(text: str) -> None:
-    print(f"smcsock-vm: {text}", file=sys.stderr, flush=True)

@@ -112,12 +112,20 @@ def enter_file_system(spec: protocol.Spec) -> None:
     release = os.uname().release
     # The host's file system once more: the kernel's own mount of it cannot be told to cache.
     mount("tmpfs", "/run", "tmpfs", "mode=0755")
-    for name in ("lower", "upper", "work", "root"):
-        os.mkdir(f"/run/{name}")
-    mount(spec["host_tag"], "/run/lower", "9p", f"{NINEP},cache=loose,ro")
-    run("modprobe", "-d", spec["modules"], "overlay")
-    layers = "lowerdir=/run/lower,upperdir=/run/upper,workdir=/run/work"
-    mount("overlay", "/run/root", "overlay", layers)
+    for name in ("lower", "upper", "work"):
+        for tag in spec["exports"]:
+            os.makedirs(f"/run/{name}/{tag}")
+    os.mkdir("/run/root")
+    for tag in spec["exports"]:
+        mount(tag, f"/run/lower/{tag}", "9p", f"{NINEP},cache=loose,ro")
+    modules = f"/run/lower/{tag}/{spec['modules']}"
+    run("modprobe", "-d", modules, "overlay")
+    for tag, directory in spec["exports"].items():
+        layers = f"lowerdir=/run/lower/{tag},upperdir=/run/upper/{tag},workdir=/run/work/{tag}"
+        os.makedirs(f"/run/root{directory}", exist_ok=True)
+        mount("overlay", f"/run/root{directory}", "overlay", layers)
+    os.makedirs(f"/run/root/lib/modules/{release}", exist_ok=True)
+    mount(f"{modules}/lib/modules/{release}", f"/run/root/lib/modules/{release}", "", flags=MS_BIND)
     # Process 1 shares its root with the kernel's helpers: with chroot here, in this very
     # process, a module that the kernel asks modprobe for is looked up in the new root too.
     os.chdir("/run/root")
@@ -135,9 +143,12 @@ def enter_file_system(spec: protocol.Spec) -> None:
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         os.symlink(f"/proc/self/{target}", f"/dev/{name}")
     for tag, directory in spec["rwdirs"].items():
+        os.makedirs(directory, exist_ok=True)
         mount(tag, directory, "9p", f"{NINEP},cache=mmap")
-    os.makedirs(f"/lib/modules/{release}", exist_ok=True)
-    mount(f"{spec['modules']}/lib/modules/{release}", f"/lib/modules/{release}", "", flags=MS_BIND)
+    for source, target in spec["binds"].items():
+        Path(target).touch()
+        mount(source, target, "", flags=MS_BIND)
+    os.makedirs(spec["home"], exist_ok=True)
 
 
 NINEP = "trans=virtio,version=9p2000.L,access=any,msize=512000"

@@ -1,37 +1,31 @@
-"""Debian's kernels: fetch, verify, unpack, build what Debian leaves out, and keep the result.
+"""Debian's kernels: fetched, unpacked, and what Debian leaves out of them built.
 
-The cache is one directory:
+One entry of the cache for each:
 
-    lock                     held while it is being filled
-    6.12 -> 6.12.117-1-r2    the kernel in use, replaced atomically
-    6.12.117-1-r2/           complete, or not there at all
-        stock/boot/vmlinuz-*
-        stock/lib/modules/*     as Debian has them
-        loopback/lib/modules/*  the same (hard links), but for smc.ko with loopback-ism
+    stock/boot/vmlinuz-*
+    stock/lib/modules/*     as Debian has them
+    loopback/lib/modules/*  the same (hard links), but for smc.ko with loopback-ism
+    source/net/smc/*.h
 """
 
-import fcntl
 import functools
 import os
-import platform
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import apt
+import foreign
+import newest
 import tools
-from errors import HarnessError
+from apt import Apt
+from architectures import Architecture, native
+from cache import Entry
+from foreign import Foreign
 
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-SUITES = {"debian": "bookworm", "debian-security": "bookworm-security"}
-"""Path of the archive on the mirror to the suite in it."""
-
-RECIPE = 2
+RECIPE = "r2"
 """Part of the cache's key: raise it when what is built from the same packages changes."""
 
 MODULES = (
@@ -60,6 +54,7 @@ class Release:
     image: str
     """The meta package that depends on the newest kernel of the series."""
     source: str
+    suites: tuple[str, ...] = ("bookworm", "bookworm-security")
     impossible: dict[str, str] = field(default_factory=dict)
     """Mode to the reason why this kernel cannot have it."""
 
@@ -72,7 +67,7 @@ RELEASES = {
     "6.1": Release(
         "linux-image-{arch}",
         "linux-source-6.1",
-        {
+        impossible={
             "smcd": "loopback-ism came with Linux 6.11",
             # rxe_qp_to_attr() leaves cur_qp_state out, for which smc_link_sendable() waits: with
             # a PNET ID (rxe has no get_netdev either) the first connection gets as far as the
@@ -84,161 +79,84 @@ RELEASES = {
     "6.12": Release("linux-image-6.12-{arch}", "linux-source-6.12"),
 }
 
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "s390x": "s390x", "ppc64le": "ppc64el"}
-"""Machine to Debian's name of it. Only x86_64 has been tried."""
+# Debian's security team has no s390x.
+OTHER_RELEASES = {
+    ("6.12", "s390x"): Release(
+        "linux-image-{arch}", "linux-source-6.12", suites=("bookworm-backports",)
+    ),
+}
+"""Where an architecture's kernel comes from another package or suite."""
 
 
 @dataclass(frozen=True)
 class Kernel:
     """A kernel in the cache, ready to boot."""
 
-    image: Path
-    stock_modules: Path
-    """A directory with lib/modules/RELEASE, as ``modprobe -d`` takes it."""
-    loopback_modules: Path
-    source: Path
-    """A directory with what is kept of the source: net/smc/*.h, if smc.ko was built from it."""
+    path: Path
+    """Its entry in the cache."""
+
+    @property
+    def image(self) -> Path:
+        (image,) = (self.path / "stock/boot").iterdir()
+        return image
+
+    @property
+    def source(self) -> Path:
+        """A directory with what is kept of the source: net/smc/*.h, if smc.ko was built from it."""
+        return self.path / "source"
 
 
-@contextmanager
-def use(version: str) -> Iterator[Kernel]:
-    """The newest kernel of the series that is in the cache, fetched if there is none.
-
-    It stays in the cache for as long as the context is entered.
-    """
-    while True:
-        if not is_cached(version):
-            fetch(version)
-        directory = _link(version).resolve()
-        try:
-            fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            continue  # Replaced by a newer one in this very moment.
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
-            if not directory.exists():
-                continue
-            (image,) = (directory / "stock/boot").iterdir()
-            yield Kernel(image, directory / "stock", directory / "loopback", directory / "source")
-            return
-        finally:
-            os.close(fd)
+def entry(version: str, architecture: Architecture) -> Entry:
+    """The newest kernel of a series. For a foreign architecture foreign.entry() comes first."""
+    if version == newest.SERIES:
+        return newest.entry()
+    name = f"{architecture.name}-{version}" if architecture.is_foreign else version
+    return Entry(name, RECIPE, functools.partial(_find, version, architecture))
 
 
-def fetch(version: str, refresh: bool = False) -> None:
-    """Fill the cache with the newest kernel of a series; with ``refresh`` even if it has one."""
-    release = RELEASES[version]
-    cache = cache_directory()
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if is_cached(version) and not refresh:
-            return  # Another harness was faster.
-        tools.require(programs(version))
-        for leftover in cache.glob("tmp-*"):
-            shutil.rmtree(leftover)
-        with tempfile.TemporaryDirectory(prefix="tmp-", dir=cache) as name:
-            work = Path(name)
-            apt = Apt(work / "apt")
-            packages = _resolve(apt, release)
-            key = f"{version}-{packages.version}-r{RECIPE}"
-            if not (cache / key).exists():
-                _say(f"fetching Debian's Linux {packages.version}")
-                apt.download(packages.image, work / "image.deb")
-                kernel = work / "kernel"
-                _unpack(work / "image.deb", kernel)
-                if release.has_loopback:
-                    _build(apt, packages, kernel, work)
-                kernel.rename(cache / key)
-            new_link = work / "link"
-            new_link.symlink_to(key)
-            new_link.rename(_link(version))
-        _drop_others(version, key)
+def versions(architecture: Architecture) -> list[str]:
+    """The series that there is a kernel of for this architecture."""
+    if architecture.is_foreign:
+        return ["6.12"]
+    return [*RELEASES, *([newest.SERIES] if architecture.name == "x86_64" else [])]
 
 
-def clean() -> None:
-    """Empty the cache, except for what a guest is using."""
-    for version in RELEASES:
-        _link(version).unlink(missing_ok=True)
-        _drop_others(version, "")
+def why_impossible(version: str, mode: str) -> str | None:
+    """The reason why a kernel cannot have a mode, if it cannot."""
+    return RELEASES[version].impossible.get(mode) if version in RELEASES else None
 
 
-def programs(version: str) -> list[str]:
+def programs(version: str, architecture: Architecture) -> list[str]:
     """The programs (and keys) that it takes to fetch this kernel."""
-    needed = [KEYRING, "apt-get", "apt-cache", "gpgv", "dpkg-deb", "depmod", "xz"]
+    if version == newest.SERIES:
+        return list(newest.PROGRAMS)
+    needed = [*apt.PROGRAMS, "depmod"]
     if RELEASES[version].has_loopback:
-        needed += ["gcc", "ld", "make", "tar"]
+        needed += ["make"] if architecture.is_foreign else ["gcc", "ld", "make"]
     return needed
 
 
-def is_cached(version: str) -> bool:
-    return _link(version).exists()
+def _find(
+    version: str, architecture: Architecture, work: Path
+) -> tuple[str, Callable[[Path], None]]:
+    release = OTHER_RELEASES.get((version, architecture.name), RELEASES[version])
+    apt = Apt(work / "apt", release.suites, architecture.debian, native().debian)
+    packages = _resolve(apt, release, architecture)
 
+    def make(kernel: Path) -> None:
+        tools.say(f"fetching Debian's Linux {packages.version} for {architecture.name}")
+        apt.unpack([packages.image], work / "whole")
+        _keep(work / "whole", kernel)
+        if not release.has_loopback:
+            return
+        apt.unpack([*packages.headers, packages.source], work / "tree")
+        if architecture.is_foreign:
+            with foreign.entry(architecture).use() as path:
+                _build(work / "tree", kernel, Foreign(architecture, path))
+        else:
+            _build(work / "tree", kernel)
 
-def cache_directory() -> Path:
-    """Where everything that is fetched or built is kept."""
-    if own := os.environ.get("SMCSOCK_VM_CACHE"):
-        return Path(own).absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base, "smcsock", "vm")
-
-
-class Apt:
-    """apt with a root of its own: its sources, its keys and its state, and nobody's rights."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._config = root / "apt.conf"
-        for name in ("lists/partial", "archives/partial", "empty"):
-            (root / name).mkdir(parents=True)
-        (root / "status").touch()
-        mirror = os.environ.get("SMCSOCK_VM_MIRROR", "http://deb.debian.org").rstrip("/")
-        (root / "sources.list").write_text(
-            "".join(
-                f"deb [arch={architecture()} signed-by={KEYRING}] {mirror}/{path} {suite} main\n"
-                for path, suite in SUITES.items()
-            )
-        )
-        # Read after the machine's own configuration, so that its proxies hold; what could
-        # weaken the checks, or run somebody's hooks, does not.
-        self._config.write_text(f"""
-            #clear APT::Architectures;
-            #clear APT::Update;
-            #clear DPkg;
-            APT::Architecture "{architecture()}";
-            APT::Get::AllowUnauthenticated "false";
-            APT::Sandbox::User "";
-            Acquire::AllowInsecureRepositories "false";
-            Acquire::AllowWeakRepositories "false";
-            Acquire::AllowDowngradeToInsecureRepositories "false";
-            Acquire::Languages "none";
-            Acquire::Retries "3";
-            Dir::Cache "{root}";
-            Dir::Etc::Preferences "/dev/null";
-            Dir::Etc::PreferencesParts "{root}/empty";
-            Dir::Etc::SourceList "{root}/sources.list";
-            Dir::Etc::SourceParts "{root}/empty";
-            Dir::State "{root}";
-            Dir::State::Status "{root}/status";
-        """)
-        self._run("apt-get", "--error-on=any", "update")
-
-    def depends(self, package: str) -> dict[str, str]:
-        """What the newest version of a package depends on: name to version, empty if any."""
-        text = self._run("apt-cache", "--no-all-versions", "show", package)
-        match = re.search(r"^Depends: (.*)$", text, re.MULTILINE)
-        found = re.findall(r"([a-z0-9][a-z0-9.+-]+)(?: \(= ([^)]+)\))?", match[1] if match else "")
-        return dict(found)
-
-    def download(self, package: str, target: Path) -> None:
-        """Download NAME=VERSION, verified, to a file."""
-        with tempfile.TemporaryDirectory(dir=self._root) as directory:
-            self._run("apt-get", "download", package, cwd=directory)
-            (archive,) = Path(directory).iterdir()
-            archive.rename(target)
-
-    def _run(self, program: str, *arguments: str, cwd: str | None = None) -> str:
-        return _run(program, "-q", f"--config-file={self._config}", *arguments, cwd=cwd)
+    return packages.version, make
 
 
 @dataclass(frozen=True)
@@ -252,8 +170,8 @@ class Packages:
     source: str
 
 
-def _resolve(apt: Apt, release: Release) -> Packages:
-    meta = release.image.format(arch=architecture())
+def _resolve(apt: Apt, release: Release, architecture: Architecture) -> Packages:
+    meta = release.image.format(arch=architecture.debian)
     name, version = next(
         (name, version)
         for name, version in apt.depends(meta).items()
@@ -262,11 +180,11 @@ def _resolve(apt: Apt, release: Release) -> Packages:
     headers = name.replace("linux-image-", "linux-headers-").removesuffix("-unsigned")
     needed = [headers]
     if release.has_loopback:
-        needed += [
-            other
-            for other in apt.depends(headers)
-            if other.startswith(("linux-headers-", "linux-kbuild-"))
-        ]
+        for other in apt.depends(headers):
+            if other.startswith("linux-headers-"):
+                needed.append(other)
+            elif other.startswith("linux-kbuild-"):  # programs that run here
+                needed.append(f"{other}:{native().debian}")
     return Packages(
         version,
         f"{name}={version}",
@@ -275,10 +193,8 @@ def _resolve(apt: Apt, release: Release) -> Packages:
     )
 
 
-def _unpack(archive: Path, kernel: Path) -> None:
+def _keep(whole: Path, kernel: Path) -> None:
     """Take the image and the modules that a guest can use out of Debian's package."""
-    whole = kernel.with_name("whole")
-    _run("dpkg-deb", "-x", str(archive), str(whole))
     (modules,) = (whole / "lib/modules").iterdir()
     (image,) = (whole / "boot").glob("vmlinu[xz]-*")
     boot = kernel / "stock/boot"
@@ -296,36 +212,29 @@ def _unpack(archive: Path, kernel: Path) -> None:
             path.rename(target)
     # Not every busybox loads compressed modules, and the guest is slow at it.
     if compressed := list(map(str, kept.rglob("*.ko.xz"))):
-        _run("xz", "--decompress", "-T0", *compressed)
+        tools.run("xz", "--decompress", "-T0", *compressed)
     _index(kernel / "stock", modules.name)
-    shutil.rmtree(whole)
 
 
 def _index(root: Path, release: str) -> None:
     """Make ``root`` a directory for ``modprobe -d``, whichever of both places it looks in."""
     (root / "usr").mkdir()
     (root / "usr/lib").symlink_to("../lib")
-    _run("depmod", "-b", str(root), release)
+    tools.run("depmod", "-b", str(root), release)
 
 
-def _build(apt: Apt, packages: Packages, kernel: Path, work: Path) -> None:
+def _build(tree: Path, kernel: Path, other: Foreign | None = None) -> None:
     """Build smc.ko and smc_diag.ko with loopback-ism, beside the modules that Debian built."""
+    tools.say("building smc.ko with loopback-ism")
     (stock,) = (kernel / "stock/lib/modules").iterdir()
     release = stock.name
-    tree = work / "tree"
-    for number, package in enumerate([*packages.headers, packages.source]):
-        archive = work / f"{number}.deb"
-        apt.download(package, archive)
-        _run("dpkg-deb", "-x", str(archive), str(tree))
-        archive.unlink()
-    _say("building smc.ko with loopback-ism")
     headers = tree / "usr/src" / f"linux-headers-{release}"
     makefile = headers / "Makefile"
     makefile.write_text(makefile.read_text().replace("/usr/src/", f"{tree}/usr/src/"))
     (source,) = (tree / "usr/src").glob("linux-source-*.tar.*")
-    _run("tar", "-xf", str(source), "-C", str(work), "--wildcards", "linux-source-*/net/smc")
-    (smc,) = work.glob("linux-source-*/net/smc")
-    _run(
+    tools.run("tar", "-xf", str(source), "-C", str(tree), "--wildcards", "linux-source-*/net/smc")
+    (smc,) = tree.glob("linux-source-*/net/smc")
+    tools.run(
         "make",
         f"-j{len(os.sched_getaffinity(0))}",
         "-C",
@@ -333,13 +242,14 @@ def _build(apt: Apt, packages: Packages, kernel: Path, work: Path) -> None:
         f"M={smc}",
         # Debian names the very compiler of its own build; a module as small as this one works
         # with another, and type information for debuggers would ask for yet another program.
-        f"CC={_compiler(headers)}",
+        f"CC={_compiler(headers, other)}",
         "CONFIG_DEBUG_INFO_BTF_MODULES=",
         "CONFIG_SMC=m",
         "CONFIG_SMC_DIAG=m",
         "CONFIG_SMC_LO=y",
         "KCFLAGS=-DCONFIG_SMC_LO=1",
         "modules",
+        env=other.environment() if other else None,
     )
     loopback = kernel / "loopback"
     modules = loopback / "lib/modules" / release
@@ -360,58 +270,9 @@ def _build(apt: Apt, packages: Packages, kernel: Path, work: Path) -> None:
     _index(loopback, release)
 
 
-def _compiler(headers: Path) -> str:
+def _compiler(headers: Path, other: Foreign | None) -> str:
     """The compiler that the headers name, if it is here; else the machine's own."""
+    if other:
+        return other.compiler
     match = re.search(r"\bgcc-\d+\b", (headers / ".kernelvariables").read_text())
     return match[0] if match and shutil.which(match[0]) else "gcc"
-
-
-def _drop_others(version: str, key: str) -> None:
-    """Remove the series' other kernels, except those that a guest is using."""
-    for directory in cache_directory().glob(f"{version}-*"):
-        if directory.name == key:
-            continue
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(directory)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(fd)
-
-
-def _link(version: str) -> Path:
-    return cache_directory() / version
-
-
-@functools.cache
-def architecture() -> str:
-    """Debian's name for this machine. HarnessError for one that has none."""
-    machine = platform.machine()
-    if machine not in ARCHITECTURES:
-        raise HarnessError(f"there is no Debian kernel for {machine} in this harness")
-    return ARCHITECTURES[machine]
-
-
-def _run(program: str, *arguments: str, cwd: str | None = None) -> str:
-    """Run a program quietly and return what it printed. HarnessError with all of it if it fails."""
-    done = subprocess.run(
-        [tools.find(program), *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env=tools.environment(),
-        cwd=cwd,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        raise HarnessError(
-            f"{program} failed with exit code {done.returncode}:\n{done.stdout}{done.stderr}"
-        )
-    return done.stdout
-
-
-def _say(text: str) -> None:
-    print(f"smcsock-vm: {text}", file=sys.stderr, flush=True)

@@ -40,10 +40,14 @@ class Spec(TypedDict):
     cwd: str
     hostname: str
     mode: str
+    home: str
+    exports: dict[str, str]
+    """9p mount tag to directory of the host, for what the guest sees of it and may write to
+    without its being kept. The first one is /, the last the entry of the kernel in the cache."""
     modules: str
-    """The directory with lib/modules/RELEASE that belongs to this kernel and mode."""
-    host_tag: str
-    """The 9p mount tag of the host's file system."""
+    """The directory in that entry with lib/modules/RELEASE, as the mode wants it."""
+    binds: dict[str, str]
+    """File to the place of another, which it hides."""
     rwdirs: dict[str, str]
     """9p mount tag to directory, for what the guest may really write to."""
 

@@ -1,15 +1,15 @@
 """The host's programs: where they are, and what to install when they are not."""
 
 import os
-import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
+from architectures import native
 from errors import HarnessError
-
-_QEMU = {"x86_64": "x86", "aarch64": "arm", "ppc64le": "ppc"}
 
 APT_PACKAGES = {
     "apt-cache": "apt",
@@ -23,13 +23,24 @@ APT_PACKAGES = {
     "ld": "binutils",
     "make": "make",
     "modprobe": "kmod",
-    f"qemu-system-{platform.machine()}": f"qemu-system-{_QEMU.get(platform.machine(), 'misc')}",
+    native().qemu: native().qemu_package,
     "rdma": "iproute2",
     "tar": "tar",
     "xz": "xz-utils",
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
 }
-"""Program (or file) to the Debian and Ubuntu package that has it."""
+"""Program (or file) to the Debian and Ubuntu package that has it: for guests of this machine's
+own architecture."""
+
+BUILD_PACKAGES = {
+    "bc": "bc",
+    "bison": "bison",
+    "flex": "flex",
+    "pahole": "pahole",
+    "/usr/include/libelf.h": "libelf-dev",
+    "/usr/include/openssl/opensslv.h": "libssl-dev",
+}
+"""What a whole kernel is built with, besides."""
 
 PIP_PACKAGES = {"virtme-run": "virtme-ng"}
 
@@ -54,7 +65,8 @@ def require(programs: Iterable[str]) -> None:
     if not missing:
         return
     lines = [f"missing on this machine: {', '.join(missing)}"]
-    if apt := sorted({APT_PACKAGES[name] for name in missing if name in APT_PACKAGES}):
+    packages = APT_PACKAGES | BUILD_PACKAGES
+    if apt := sorted({packages[name] for name in missing if name in packages}):
         lines.append(f"  apt-get install --no-install-recommends {' '.join(apt)}")
     if pip := sorted({PIP_PACKAGES[name] for name in missing if name in PIP_PACKAGES}):
         lines.append(f"  {sys.executable} -m pip install {' '.join(pip)}")
@@ -64,6 +76,35 @@ def require(programs: Iterable[str]) -> None:
 def environment() -> dict[str, str]:
     """An environment for subprocesses in which they find each other as ``find`` does."""
     return {**os.environ, "PATH": SEARCH_PATH, "LC_ALL": "C"}
+
+
+def run(
+    program: str,
+    *arguments: str,
+    cwd: str | None = None,
+    env: dict[str, str] | None = None,
+    stdin: IO[bytes] | None = None,
+) -> str:
+    """Run a program quietly and return what it printed. HarnessError with all of it if it fails."""
+    done = subprocess.run(
+        [find(program) if env is None else program, *arguments],
+        stdin=stdin or subprocess.DEVNULL,
+        capture_output=True,
+        env=env or environment(),
+        cwd=cwd,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        raise HarnessError(
+            f"{program} failed with exit code {done.returncode}:\n{done.stdout}{done.stderr}"
+        )
+    return done.stdout
+
+
+def say(text: str) -> None:
+    print(f"smcsock-vm: {text}", file=sys.stderr, flush=True)
 
 
 def _exists(name: str) -> bool:

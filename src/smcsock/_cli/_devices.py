@@ -1,7 +1,9 @@
 """smcsock devices: the devices for SMC, as smcd device and smcr device show them."""
 
 import argparse
+from pathlib import Path
 
+from .. import _machine
 from ..diag import Port, SmcdDevice, SmcrDevice, devices, system
 from ._common import ExitCode, say
 from ._diag import Cell, add_json, describe, kernel_errors, say_json, say_table
@@ -10,8 +12,9 @@ __all__ = ["add"]
 
 _DESCRIPTION = """\
 Shows the devices that the kernel's SMC can use, as 'smcd device' and 'smcr device' of
-smc-tools do. The kernel does not list loopback-ism, but tells that there is a device
-for version 2 of SMC-D.
+smc-tools do; and those of DIBS, from which SMC-D has its devices since Linux 6.18.
+The kernel does not list loopback devices for SMC-D, but tells that there is one for
+version 2.
 """
 
 _EPILOG = """\
@@ -25,10 +28,12 @@ columns:
   Crit                    whether link groups have no other device
   #Links                  links that use the port
   PNET-ID                 with a * if it is from the PNET table
+  Device, GID, Fabric-ID  DIBS device, as in /sys/class/dibs; 0xffff is loopback
 
 --json: an object; what -D and -R leave out is not there:
   smcd: a list of objects with pci, link_groups (how many), pnetid, pnetid_by_user
   ism_v2: whether there is a device for version 2 of SMC-D
+  dibs: a list of objects with name, gid, fabric_id
   smcr: a list of objects with name, pci (null for soft-RoCE), is_critical, ports
     (number, active, interface, links, pnetid, pnetid_by_user)
 pci has id, fid, pchid, vendor, device.
@@ -49,12 +54,17 @@ def _run(options: argparse.Namespace) -> ExitCode:
     with kernel_errors():
         found = devices()
         ism_v2 = system().ism_v2
+    dibs = [
+        {"name": device.name, "gid": device.gid, "fabric_id": device.fabric_id or ""}
+        for device in _machine.smcd_devices(Path("/"))
+        if device.gid
+    ]
     smcd = [device for device in found if isinstance(device, SmcdDevice)]
     smcr = [device for device in found if isinstance(device, SmcrDevice)]
     if options.json:
         say_json(
             {
-                **({} if options.smcr else {"smcd": smcd, "ism_v2": ism_v2}),
+                **({} if options.smcr else {"smcd": smcd, "ism_v2": ism_v2, "dibs": dibs}),
                 **({} if options.smcd else {"smcr": smcr}),
             }
         )
@@ -63,7 +73,12 @@ def _run(options: argparse.Namespace) -> ExitCode:
         say("SMC-D")
         headers = ["FID", "Type", "PCI-ID", "PCHID", "InUse", "#LGs", "PNET-ID"]
         say_table(headers, list(map(_smcd, smcd)))
-        if ism_v2 and not smcd:
+        if dibs:
+            say("")
+            say("DIBS")
+            headers = ["Device", "GID", "Fabric-ID"]
+            say_table(headers, [list(device.values()) for device in dibs])
+        elif ism_v2 and not smcd:
             say("(There is loopback-ism, which the kernel does not list.)")
     if not (options.smcd or options.smcr):
         say("")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import UUID
 
 from ..diag import ExtraMissingError
 from ._common import CommandError, ExitCode, explain, put
@@ -25,6 +26,7 @@ __all__ = [
     "add_actions",
     "add_json",
     "describe",
+    "format_gid",
     "kernel_errors",
     "plain",
     "say_json",
@@ -129,8 +131,13 @@ def plain(value: Any, name: str = "") -> Any:
     if isinstance(value, IntEnum):
         return value.name
     if type(value) is int and name in _HEXADECIMAL:
-        return f"{value:#x}"
+        return format_gid(value) if value >> 64 else f"{value:#x}"
     return value
+
+
+def format_gid(gid: int) -> str:
+    """The GID of an SMC-D device: if it is one of 128 bits, as /sys/class/dibs writes it."""
+    return str(UUID(int=gid)) if gid >> 64 else f"{gid:016x}"
 
 
 def say_table(

@@ -162,10 +162,7 @@ def _advice(af_smc: Answer, diag: Answer | None, modules: dict[str, str]) -> str
 def _lines(report: Report) -> list[str]:
     diag = "unknown" if report.diag is None else _yes_no(report.diag)
     limited = {None: "unknown", False: "off", True: "on"}[report.limit_handshakes]
-    smcd = [
-        f"{device.name} ({device.kind}{f', driver {device.driver}' if device.driver else ''})"
-        for device in report.smcd_devices
-    ]
+    smcd = [f"{device.name} ({device.description})" for device in report.smcd_devices]
     smcr = [
         f"{device.name} port {device.port} ({device.state}, {device.link_layer}, "
         f"{'/'.join(device.interfaces) or 'no interface'})"

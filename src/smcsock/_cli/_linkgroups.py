@@ -13,7 +13,7 @@ from ..diag import (
     links,
 )
 from ._common import ExitCode, say
-from ._diag import Cell, add_json, describe, kernel_errors, say_json, say_table
+from ._diag import Cell, add_json, describe, format_gid, kernel_errors, say_json, say_table
 
 __all__ = ["add"]
 
@@ -107,7 +107,7 @@ def _show_smcd(groups: list[SmcdLinkGroup], details: bool) -> None:
         for row, group in zip(rows, groups, strict=True):
             row += _v2(group.v2)
             row += ["" if group.chid is None else f"{group.chid:04x}"]
-            row += [f"{group.gid:016x}", f"{group.peer_gid:016x}"]
+            row += [format_gid(group.gid), format_gid(group.peer_gid)]
             row += [_size(group.sndbuf_size), _size(group.dmb_size)]
     say_table(headers, rows)
 

@@ -2,11 +2,6 @@
 
 import argparse
 import os
-import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +11,7 @@ from .._dropin._session import Run
 from .._dropin._spool import Spool
 from .._errors import NO_SMC
 from ._common import CommandError, ExitCode, explain
+from ._program import Kind, Program, find_program, this_python
 
 __all__ = ["add"]
 
@@ -27,9 +23,11 @@ back to TCP, as SMC does, where the peer or the devices cannot do SMC.
 """
 
 _EPILOG = """\
-PROGRAM is a file, or a command on PATH that is a Python script; it runs in this
-Python, a command in its own, 'python3.X' in that one, and without the options that
-a first line (#!) may have. Options of 'run' come before PROGRAM.
+PROGRAM is a file, or a command on PATH, or a directory with a __main__.py. A file
+runs in this Python, as with 'python FILE', whatever its first line (#!) says; a
+command in the Python that its first line names, without the options there, or as
+what starts one (a shim of pyenv or asdf, a script of uv); 'python3.X' in that one.
+Options of 'run' come before PROGRAM.
 
 exit status: that of the program, or
   1    a name in --only cannot be resolved, the report cannot be written, Python is to
@@ -45,8 +43,6 @@ classes derived from socket.socket. See docs/drop-in.md.
 """
 
 _HOOK = str(Path(__file__).resolve().parent.parent / "_dropin/_site")
-_NEEDS_ENVIRONMENT = "'run' works through PYTHONPATH and site: not with -I, -E or -S"
-_PYTHON = re.compile(r"python(\d+(\.\d+)?t?)?")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -108,12 +104,13 @@ def _run(options: argparse.Namespace) -> NoReturn:
     if options.json and not wants_report:
         options.fail("--json is for --report and --report-to")
     only = _selection(options)
-    command = _command(options)
+    program = _program(options)
+    command = program.command
     _check_kernel(options)
     report_to = _open_report(options.report_to)
     spool = Spool.create() if wants_report else None
     run = Run(
-        pid=os.getpid(),
+        pid=0 if program.kind is Kind.LAUNCHER else os.getpid(),
         require_smc=options.require_smc,
         fallback=options.fallback,
         only=only,
@@ -183,8 +180,8 @@ def _size(text: str) -> int:
 # ---- What to run
 
 
-def _command(options: argparse.Namespace) -> list[str]:
-    """The command line of the Python that runs the program."""
+def _program(options: argparse.Namespace) -> Program:
+    """What to run; CommandError if it is no Python program."""
     for option in ("module", "code"):
         given = getattr(options, option)
         if given is not None:
@@ -192,88 +189,15 @@ def _command(options: argparse.Namespace) -> list[str]:
             arguments = [*given, *options.program]
             if not arguments:
                 options.fail(f"argument -{option[0]}: expected a {option}")
-            return [*_python(), f"-{option[0]}", *arguments]
-    program = options.program[1:] if options.program[:1] == ["--"] else options.program
-    if not program:
-        options.fail("nothing to run: give a PROGRAM, -m MODULE or -c CODE")
-    name, *arguments = program
-    if name == "-":
-        return [*_python(), *program]
-    is_file = os.path.isfile(name) or os.path.exists(os.path.join(name, "__main__.py"))
-    path = name if is_file else shutil.which(name)
-    if path is None:
-        raise CommandError(f"there is no program {name!r}", ExitCode.NOT_FOUND)
-    if _PYTHON.fullmatch(os.path.basename(path)):
-        if not _reads_environment(arguments):
-            raise CommandError(_NEEDS_ENVIRONMENT)
-        return [path, *arguments]
-    interpreter = _interpreter(path)
-    python = [interpreter] if interpreter and not is_file else _python()
-    return [*python, path, *arguments]
-
-
-def _python() -> list[str]:
-    """The Python of this process, with the options that it was started with."""
-    if sys.flags.isolated or sys.flags.ignore_environment or sys.flags.no_site:
-        raise CommandError(_NEEDS_ENVIRONMENT)
-    flags: Callable[[], list[str]] = subprocess._args_from_interpreter_flags  # type: ignore[attr-defined]
-    unbuffered = ["-u"] if "-u" in sys.orig_argv[1 : -len(sys.argv)] else []
-    return [sys.executable, *flags(), *unbuffered]
-
-
-def _reads_environment(arguments: list[str]) -> bool:
-    """Whether a Python with these arguments has no option -I, -E or -S."""
-    words = iter(arguments)
-    for word in words:
-        if word[:1] != "-" or word[:2] == "--" or word == "-":
-            return True
-        for index, letter in enumerate(word[1:], 2):
-            if letter in "IES":
-                return False
-            if letter in "cm":
-                return True
-            if letter in "WX":
-                if index == len(word):
-                    next(words, None)
-                break
-    return True
-
-
-def _interpreter(path: str) -> str:
-    """The Python that a script names in its first line, "python3" for one on PATH; "" for any.
-
-    Raises CommandError for what is not Python.
-    """
-    if os.path.isdir(path) or path.endswith(".py"):
-        return ""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(1024)
-    except OSError as error:
-        raise CommandError(f"cannot run {path}: {explain(error)}", ExitCode.CANNOT_RUN) from None
-    if head.startswith(b"\x7fELF"):
-        raise _not_python(path, "a binary")
-    if not head.startswith(b"#!"):
-        return ""
-    line, _, rest = head[2:].partition(b"\n")
-    words = os.fsdecode(line).split()
+            return Program(Kind.PYTHON, [*this_python(), f"-{option[0]}", *arguments])
+    words = options.program[1:] if options.program[:1] == ["--"] else options.program
     if not words:
-        return ""
-    if os.path.basename(words[0]) == "sh" and rest.startswith(b"'''exec' "):
-        # How pip names an interpreter whose path is too long, or has a space.
-        words = [os.fsdecode(rest.partition(b"\n")[0]).split(" ", 1)[1].split('"')[1]]
-    if os.path.basename(words[0]) == "env":
-        names = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
-        if names and _PYTHON.fullmatch(os.path.basename(names[0])):
-            return names[0]
-    elif _PYTHON.fullmatch(os.path.basename(words[0])):
-        return words[0]
-    raise _not_python(path, f"a script of '{' '.join(words)}'")
-
-
-def _not_python(path: str, what: str) -> CommandError:
-    return CommandError(
-        f"{path} is {what}, not a Python program: for those, smc-tools has smc_run, "
-        "which preloads a library",
-        ExitCode.CANNOT_RUN,
-    )
+        options.fail("nothing to run: give a PROGRAM, -m MODULE or -c CODE")
+    program = find_program(words, this_python)
+    if program.kind is Kind.OTHER_PYTHON:
+        text = f"{words[0]} is {program.what}, and smcsock needs CPython"
+        raise CommandError(text, ExitCode.CANNOT_RUN)
+    if not program.is_python:
+        text = f"{words[0]} is {program.what}, not a Python program: for those, smc-tools has "
+        raise CommandError(f"{text}smc_run, which preloads a library", ExitCode.CANNOT_RUN)
+    return program

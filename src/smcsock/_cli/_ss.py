@@ -7,7 +7,7 @@ from .. import ConnectionFlag, Cursor, Mode, ProducerFlag, Reason, SmcInfo, Stat
 from ..diag import sockets
 from ._address import format_address
 from ._common import ExitCode
-from ._diag import Cell, add_json, describe, kernel_errors, say_json, say_table
+from ._diag import Cell, add_json, describe, format_gid, kernel_errors, say_json, say_table
 
 __all__ = ["add"]
 
@@ -191,9 +191,9 @@ def _smcd(info: SmcInfo) -> list[Cell]:
     if dmb is None:
         return [""] * len(_SMCD_HEADERS)
     return [
-        f"{dmb.gid:016x}",
+        format_gid(dmb.gid),
         f"{dmb.token:016x}",
-        f"{dmb.peer_gid:016x}",
+        format_gid(dmb.peer_gid),
         f"{dmb.peer_token:016x}",
         f"{dmb.link_id:08x}",
     ]

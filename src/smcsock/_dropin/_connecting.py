@@ -8,13 +8,15 @@ from typing import Any, TypeAlias
 from .. import _smcsock
 from .._errors import HandshakeInterruptedError
 from .._socket import lost_error
-from . import _files, _options, _plain
+from . import _files, _options, _plain, _settings
 from ._files import File
 from ._report import NOT_SELECTED
 
 __all__ = ["METHODS"]
 
 _Method: TypeAlias = Callable[..., Any]
+
+_known = _files.known
 
 _FOREVER = 1e6
 """Seconds."""
@@ -39,13 +41,17 @@ _FAST_OPEN = {
 def _connect(before: _Method) -> _Method:
     ask = _smcsock.connect if before is _plain.socket.connect else _patiently(before)
 
-    def connect(self: Any, address: Any, /) -> None:
-        file = _files.of(self)
-        if file is None:
+    def connect(self: Any, *args: Any) -> None:
+        if len(args) != 1:
+            before(self, *args)  # which knows what to say
+        (address,) = args
+        file = _files.of(self) if _known else None
+        if file is not None:
+            _files.check(self, file)
+            _decide(self, file, address)
+        elif _settings.current is None and not _settings.was_simple:
             before(self, address)
             return
-        _files.check(self, file)
-        _decide(self, file, address)
         while True:
             try:
                 ask(self, address)
@@ -53,8 +59,9 @@ def _connect(before: _Method) -> _Method:
             except HandshakeInterruptedError:
                 if not _renew(self):
                     raise
-        _files.made(self, _smcsock.inode(self), file, address)
-        _files.check(self, file)
+        if file is not None:
+            _files.made(self, _smcsock.inode(self), file, address)
+            _files.check(self, file)
 
     return connect
 
@@ -62,18 +69,25 @@ def _connect(before: _Method) -> _Method:
 def _connect_ex(before: _Method) -> _Method:
     ask = _smcsock.connect_ex if before is _plain.socket.connect_ex else _patiently(before)
 
-    def connect_ex(self: Any, address: Any, /) -> int:
-        file = _files.of(self)
-        if file is None:
+    def connect_ex(self: Any, *args: Any) -> int:
+        if len(args) != 1:
+            before(self, *args)
+        (address,) = args
+        file = _files.of(self) if _known else None
+        if file is not None:
+            _files.conclude(self, file)
+            _decide(self, file, address)
+        elif _settings.current is None and not _settings.was_simple:
             return int(before(self, address))
-        _files.conclude(self, file)
-        _decide(self, file, address)
         outcome = ask(self, address)
         while outcome == errno.EINTR and _renew(self):
             outcome = ask(self, address)
-        if outcome == 0:
-            _files.made(self, _smcsock.inode(self), file, address)
-        return errno.EPROTONOSUPPORT if file.refusal else int(outcome)
+        if file is not None:
+            if outcome == 0:
+                _files.made(self, _smcsock.inode(self), file, address)
+            if file.refusal is not None:
+                return errno.EPROTONOSUPPORT
+        return int(outcome)
 
     return connect_ex
 
@@ -86,6 +100,8 @@ def _patiently(before: _Method) -> _Method:
     """
 
     def ask(sock: Any, address: Any) -> Any:
+        if not _files.is_of_program(sock):
+            return before(sock, address)
         is_blocking = _plain.gettimeout(sock) is None
         if is_blocking:
             _plain.settimeout(sock, _FOREVER)
@@ -94,15 +110,16 @@ def _patiently(before: _Method) -> _Method:
         finally:
             if is_blocking:
                 _plain.settimeout(sock, None)
-        if not outcome:
-            try:
-                _plain.getpeername(sock)
-            except OSError as error:
-                if error.errno != errno.ENOTCONN:
-                    raise
-                if outcome is not None:
-                    return errno.ECONNABORTED
-                raise OSError(errno.ECONNABORTED, _ABORTED) from None
+        if outcome:
+            return outcome
+        try:
+            _plain.getpeername(sock)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            if outcome is not None:
+                return errno.ECONNABORTED
+            raise OSError(errno.ECONNABORTED, _ABORTED) from None
         return outcome
 
     return ask
@@ -130,6 +147,8 @@ def _decide(sock: Any, file: File, address: Any) -> None:
 
 def _renew(sock: Any) -> bool:
     """Takes a new SMC socket: a signal has ended the handshake of this one, for good."""
+    if not _files.is_of_program(sock):
+        return False
     if _plain.getsockname(sock)[1]:
         return False  # bound; the port may be another's by then
     _options.become_smc(sock)
@@ -139,14 +158,14 @@ def _renew(sock: Any) -> bool:
 def _setsockopt(before: _Method) -> _Method:
     def setsockopt(self: Any, *args: Any) -> None:
         if args[:2] in _FAST_OPEN:
-            file = _files.of(self)
+            file = _files.of_smc(self)
             if file is not None and not file.note:
                 return
         try:
             before(self, *args)
         except OSError as error:
-            file = _files.of(self)
-            if file is None or file.note or not file.unmade or error.errno not in _NOT_OF_SMC:
+            file = _files.of_smc(self) if error.errno in _NOT_OF_SMC else None
+            if file is None or file.note or not file.unmade:
                 raise
             if args[:2] == (SOL_SOCKET, SO_REUSEPORT):
                 _share_port(self, file, error)
@@ -173,24 +192,22 @@ def _share_port(sock: Any, file: File, refused: OSError) -> None:
 def _getsockopt(before: _Method) -> _Method:
     def getsockopt(self: Any, level: int, optname: int, *buflen: int) -> Any:
         value = before(self, level, optname, *buflen)
-        if optname == SO_ERROR and level == SOL_SOCKET and not buflen:
-            file = _files.of(self)
-            if file is not None:
-                return _error_of(self, file, value)
+        if value == 0 and optname == SO_ERROR and level == SOL_SOCKET:
+            return _error_of(self)
         return value
 
     return getsockopt
 
 
-def _error_of(sock: Any, file: File, value: int) -> int:
+def _error_of(sock: Any) -> int:
     """SO_ERROR, with what SMC loses; and who reads it need not expect an exception."""
-    if value == 0:
+    file = _files.of(sock)
+    if file is not None:
         _files.conclude(sock, file)
         if file.refusal is not None:
             return errno.EPROTONOSUPPORT
-        if file.unmade and not file.note:
-            return lost_error(sock)
-    return value
+        return lost_error(sock) if file.unmade and not file.note else 0
+    return lost_error(sock) if _files.is_of_program(sock) else 0
 
 
 METHODS = {

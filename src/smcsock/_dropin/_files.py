@@ -12,8 +12,10 @@ from typing import Any
 from .. import _smcsock
 from .._errors import FallbackError
 from .._info import Mode, SmcInfo, decode
+from .._smcsock import AF_SMC, IPPROTO_SMC
 from .._sock_diag import records
-from . import _plain
+from .._socket import socket as smcsock_socket
+from . import _plain, _settings
 from ._report import NOT_SELECTED, Outcome, Side
 from ._settings import Settings
 
@@ -21,16 +23,18 @@ __all__ = [
     "File",
     "accepted",
     "add",
-    "any_known",
     "at",
     "check",
     "conclude",
     "ending",
     "fell_back",
     "forget",
+    "is_of_program",
+    "known",
     "made",
     "move",
     "of",
+    "of_smc",
     "refusal",
     "refuse",
 ]
@@ -68,23 +72,40 @@ class File:
         return self.settings.require_smc and self.note != NOT_SELECTED
 
 
-_files: dict[int, File] = {}
+known: dict[int, File] = {}
+"""By inode; to be read, for those that can do without the question if it is empty."""
+
 _tidy_at = 1024
 
 
 def of(sock: Any) -> File | None:
     """What is known of the file of a socket.socket."""
-    return _files.get(_smcsock.inode(sock)) if _files else None
+    return known.get(_smcsock.inode(sock)) if known else None
 
 
-def any_known() -> bool:
-    """Whether anything is known of any file."""
-    return bool(_files)
+def of_smc(sock: Any) -> File | None:
+    """The same; and if nothing is known of an SMC socket, it is from now on."""
+    file = of(sock)
+    if file is None and is_of_program(sock):
+        file = File(_settings.current or Settings())
+        add(_smcsock.inode(sock), file, sock)
+    return file
+
+
+def is_of_program(sock: Any) -> bool:
+    """Whether it is an SMC socket, but none that the program has asked for as such."""
+    if isinstance(sock, smcsock_socket):
+        return False
+    try:
+        _, domain, _, protocol = _smcsock.identify(_plain.fileno(sock))
+    except OSError:
+        return False  # closed
+    return domain == AF_SMC or protocol == IPPROTO_SMC
 
 
 def at(inode: int) -> File | None:
     """What is known of a file."""
-    return _files.get(inode)
+    return known.get(inode)
 
 
 def add(inode: int, file: File, sock: Any = None) -> None:
@@ -92,31 +113,31 @@ def add(inode: int, file: File, sock: Any = None) -> None:
     global _tidy_at
     if sock is not None:
         file.holders.add(id(sock))
-    _files[inode] = file
-    if len(_files) >= _tidy_at:
+    known[inode] = file
+    if len(known) >= _tidy_at:
         _tidy()
-        _tidy_at = max(1024, 2 * len(_files))
+        _tidy_at = max(1024, 2 * len(known))
 
 
 def forget(inode: int, sock: Any, *, is_closed: bool) -> None:
     """An object lets go of a file, which is closed if nothing else has it open."""
-    file = _files.get(inode)
+    file = known.get(inode)
     if file is not None:
         file.holders.discard(id(sock))
         if is_closed and not file.holders:
-            _files.pop(inode, None)
+            known.pop(inode, None)
 
 
 def move(inode: int, new_inode: int) -> None:
     """Another file has taken the place of one."""
-    file = _files.pop(inode, None)
+    file = known.pop(inode, None)
     if file is not None:
-        _files[new_inode] = file
+        known[new_inode] = file
 
 
 def _tidy() -> None:
     """Forgets files that were closed by other ways than their objects' close()."""
-    known = list(_files)
+    before = list(known)
     try:
         numbers = _listdir("/proc/self/fd")
     except OSError:
@@ -127,9 +148,9 @@ def _tidy() -> None:
             links.add(_readlink(f"/proc/self/fd/{number}"))
         except OSError:
             continue  # closed meanwhile
-    for inode in known:
+    for inode in before:
         if f"socket:[{inode}]" not in links:
-            _files.pop(inode, None)
+            known.pop(inode, None)
 
 
 # ---- Connections

@@ -104,7 +104,8 @@ def _checked(
     selection = None
     if only is not None:
         selection = Selection([only] if isinstance(only, str) else only)
-    return Settings(require_smc, fallback, selection, report, sndbuf, rcvbuf)
+    is_simple = not (require_smc or selection or report or sndbuf or rcvbuf)
+    return Settings(require_smc, fallback, selection, report, sndbuf, rcvbuf, is_simple)
 
 
 def _push(settings: Settings) -> None:

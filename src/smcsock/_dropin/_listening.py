@@ -8,13 +8,15 @@ from typing import Any, TypeAlias
 
 from .. import _smcsock
 from .._errors import FallbackError
-from . import _files, _options, _plain
+from . import _files, _options, _plain, _settings
 from ._files import File
 from ._report import NOT_SELECTED
 
 __all__ = ["METHODS"]
 
 _Method: TypeAlias = Callable[..., Any]
+
+_known = _files.known
 
 _close = os.close
 
@@ -52,9 +54,10 @@ def _accept(before: _Method) -> _Method:
     ask = _smcsock.accept if before is _plain.accept else before
 
     def _accept(self: Any) -> tuple[int, Any]:
-        file = _files.of(self)
+        file = _files.of(self) if _known else None
         if file is None:
-            fd, address = before(self)
+            is_foreign = _settings.current is None and not _settings.was_simple
+            fd, address = before(self) if is_foreign else ask(self)
             return fd, address
         if file.has_ended:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -89,17 +92,21 @@ def _made(listener: File, fd: int, peer: Any) -> None:
 
 
 def _shutdown(before: _Method) -> _Method:
-    def shutdown(self: Any, how: int, /) -> None:
+    def shutdown(self: Any, *args: Any) -> None:
+        if len(args) != 1:
+            before(self, *args)  # which knows what to say
+        (how,) = args
         file = _files.of(self)
-        if file is None:
-            before(self, how)
-            return
-        _files.ending(self, _smcsock.inode(self), file)
-        _files.check(self, file)
+        if file is not None:
+            _files.ending(self, _smcsock.inode(self), file)
+            _files.check(self, file)
         try:
             before(self, how)
         except OSError as error:
             if error.errno != errno.ENOTCONN or not _is_listening(self):
+                raise
+            file = _files.of_smc(self)
+            if file is None:
                 raise
             if how != _plain.SHUT_WR:  # which over TCP does nothing to a listener
                 file.has_ended = True

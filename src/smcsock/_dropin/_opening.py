@@ -19,6 +19,8 @@ __all__ = ["METHODS"]
 
 _Method: TypeAlias = Callable[..., Any]
 
+_known = _files.known
+
 _INET = (_plain.AF_INET, _plain.AF_INET6)
 _TCP_PROTOS = (-1, 0, _plain.IPPROTO_TCP)
 _TYPE_FLAGS = SOCK_NONBLOCK | SOCK_CLOEXEC
@@ -30,7 +32,10 @@ def _init(before: _Method) -> _Method:
     ) -> None:
         settings = _settings.current
         if fileno is not None:
-            _adopt(before, self, family, type, proto, fileno, settings)
+            if not _known and (settings is None or (settings.is_simple and proto != -1)):
+                before(self, family, type, proto, fileno)
+            else:
+                _adopt(before, self, family, type, proto, fileno, settings)
         elif settings is None or not _is_tcp(family, type, proto):
             before(self, family, type, proto)
         else:
@@ -44,11 +49,11 @@ def _init(before: _Method) -> _Method:
 def _open(
     before: _Method, self: Any, family: int, type: int, proto: int, settings: Settings
 ) -> None:
-    file = File(settings)
+    is_tcp = False
 
     def open_fd() -> int:
+        nonlocal is_tcp
         fd, is_tcp = open_socket(type, family, proto, settings.fallback)
-        file.note = NO_SMC if is_tcp else ""
         return fd
 
     opening = Opening(open_fd)
@@ -58,7 +63,9 @@ def _open(
         _plain.detach(self)
         opening.undo()
         raise
-    _files.add(_smcsock.inode(self), file, self)
+    if not settings.is_simple:
+        file = File(settings, NO_SMC if is_tcp else "")
+        _files.add(_smcsock.inode(self), file, self)
 
 
 def _is_tcp(family: Any, type: Any, proto: Any) -> bool:
@@ -80,7 +87,7 @@ def _adopt(
     settings: Settings | None,
 ) -> None:
     """A socket for a descriptor from elsewhere: accept(), dup(), ssl, another process."""
-    if isinstance(fileno, Opening) or (settings is None and not _files.any_known()):
+    if isinstance(fileno, Opening):
         before(self, family, type, proto, fileno)
         return
     try:
@@ -102,7 +109,7 @@ def _adopt(
 
 def _found(sock: Any, inode: int, is_smc: bool, settings: Settings) -> File | None:
     """A stream socket that nothing was known of. If it is TCP, it may not have to be SMC."""
-    if not is_smc and not settings.require_smc:
+    if settings.is_simple or (not is_smc and not settings.require_smc):
         return None
     file = File(settings)
     try:
@@ -138,17 +145,17 @@ def _detach(before: _Method) -> _Method:
 
 
 def _real_close(before: _Method) -> _Method:
-    def _real_close(self: Any, *args: Any) -> None:
-        file = _files.of(self)
+    def _real_close(self: Any) -> None:
+        file = _files.of(self) if _known else None
         if file is None:
-            before(self, *args)
+            before(self)
             return
         inode = _smcsock.inode(self)
         try:
             _files.ending(self, inode, file)
         finally:
             try:
-                before(self, *args)
+                before(self)
             finally:
                 _files.forget(inode, self, is_closed=True)
 

@@ -17,6 +17,7 @@ __all__ = [
     "accept",
     "detach",
     "family_of",
+    "fileno",
     "getpeername",
     "getsockname",
     "getsockopt",
@@ -30,6 +31,7 @@ __all__ = [
 socket: Any = _socket.socket
 accept = socket._accept
 detach = socket.detach
+fileno = socket.fileno
 getpeername = socket.getpeername
 getsockname = socket.getsockname
 getsockopt = socket.getsockopt

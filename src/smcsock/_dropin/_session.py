@@ -14,7 +14,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from time import monotonic
 from types import FrameType
@@ -42,6 +42,8 @@ _exit, _getpid, _kill, _open_file = os._exit, os.getpid, os.kill, open
 class Run:
     """The options of 'smcsock run', and ``pid``, the process of the program.
 
+    ``pid`` is 0 if something starts the program that is no Python: the first one to begin
+    is the program.
     ``spool`` is the name of the Spool, None for no report; ``report_to`` a file for the
     report, "" for standard error.
     """
@@ -67,6 +69,9 @@ class Run:
 def begin(hook: str) -> None:
     """Installs smcsock as the environment says; called before the program starts."""
     run = Run(**json.loads(os.environ[_VARIABLE]))
+    if run.pid == 0:
+        run = replace(run, pid=_getpid())
+        os.environ[_VARIABLE] = json.dumps(asdict(run))
     if not run.children:
         _forget(hook)
     report = Report() if run.spool else None

@@ -22,9 +22,14 @@ class Settings:
     sndbuf: int | None = None
     rcvbuf: int | None = None
 
+    is_simple: bool = False  # nothing need be known of a socket but what the kernel tells
+
 
 current: Settings | None = None
 """The last of those that are installed: to be read as an attribute of this module."""
+
+was_simple = False
+"""Whether sockets may be SMC sockets of which nothing is known."""
 
 _installed: list[Settings] = []
 _lock = threading.Lock()
@@ -32,8 +37,9 @@ _lock = threading.Lock()
 
 def push(settings: Settings) -> None:
     """Lets these settings count."""
-    global current
+    global current, was_simple
     with _lock:
+        was_simple = was_simple or settings.is_simple
         _installed.append(settings)
         current = settings
 

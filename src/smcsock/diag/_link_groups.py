@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from enum import IntEnum
 
+from .._info import whole_gid
 from ._commands import SmcCommand
 from ._generic import Attributes, dump, entries
 
@@ -104,10 +105,9 @@ class SmcrLinkGroup:
 class SmcdLinkGroup:
     """A link group of SMC-D.
 
-    ``id`` is ``Dmb.link_id`` of its connections. GIDs are 64 bits wide for an ISM
-    device and 128 bits for a virtual one. ``chid`` is the channel ID of the device,
-    0xffff for loopback-ism. The rest is as for SMC-R, with the DMBs in the place of
-    the RMBs.
+    ``id`` is ``Dmb.link_id`` of its connections. GIDs are as in ``Dmb``. ``chid`` is the
+    channel ID of the device (from Linux 6.18 on its fabric ID), 0xffff for a loopback one.
+    The rest is as for SMC-R, with the DMBs in the place of the RMBs.
     """
 
     id: int
@@ -224,8 +224,10 @@ def _smcr_link_group(group: Attributes) -> SmcrLinkGroup:
 def _smcd_link_group(group: Attributes) -> SmcdLinkGroup:
     return SmcdLinkGroup(
         id=group["SMC_NLA_LGR_D_ID"],
-        gid=group["SMC_NLA_LGR_D_GID"] | group.get("SMC_NLA_LGR_D_EXT_GID", 0) << 64,
-        peer_gid=group["SMC_NLA_LGR_D_PEER_GID"] | group.get("SMC_NLA_LGR_D_PEER_EXT_GID", 0) << 64,
+        gid=whole_gid(group["SMC_NLA_LGR_D_GID"], group.get("SMC_NLA_LGR_D_EXT_GID", 0)),
+        peer_gid=whole_gid(
+            group["SMC_NLA_LGR_D_PEER_GID"], group.get("SMC_NLA_LGR_D_PEER_EXT_GID", 0)
+        ),
         chid=group.get("SMC_NLA_LGR_D_CHID"),
         vlan_id=group["SMC_NLA_LGR_D_VLAN_ID"],
         connections=group["SMC_NLA_LGR_D_CONNS_NUM"],

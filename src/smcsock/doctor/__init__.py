@@ -20,7 +20,7 @@ from ._connections import check_connection, check_here, connect_here, connect_to
 from ._devices import check_devices, check_eids, check_pnetids
 from ._finding import Connection, Finding, Fix, Machine, Status
 from ._kernel import check_diag, check_family, check_kernel, check_module, configuration
-from ._settings import check_buffers, check_limitation, check_syn_cookies
+from ._settings import check_buffers, check_control, check_limitation, check_syn_cookies
 
 if TYPE_CHECKING:
     from .. import diag
@@ -40,6 +40,7 @@ _CHECKS: tuple[Callable[[Machine], Iterator[Finding]], ...] = (
     check_eids,
     check_buffers,
     check_limitation,
+    check_control,
     check_syn_cookies,
     check_here,
 )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .._info import Mode
-from .._machine import RoceDevice, entries, link_name, read
+from .._machine import RoceDevice, entries, link_name, module_state, read
 from ._finding import Finding, Fix, Machine, Status
 
 __all__ = ["add_ueid", "check_devices", "check_eids", "check_pnetids"]
@@ -60,13 +60,14 @@ def check_devices(machine: Machine) -> Iterator[Finding]:
 def _advice_for_devices(machine: Machine) -> str:
     if machine.architecture in ("s390x", "s390"):
         return (
-            "attach an ISM PCI function to this system (it shows in lspci), for other machines a "
-            "RoCE Express one"
+            "attach an ISM PCI function to this system (it shows in lspci; its driver is "
+            "CONFIG_ISM), for other machines a RoCE Express one"
         )
+    loopback = "CONFIG_DIBS_LO" if machine.has_dibs else "CONFIG_SMC_LO, from 6.11 on"
     return (
         "SMC-R needs a network card with RoCE and its driver. To try SMC without one: soft-RoCE "
         "('modprobe rdma_rxe', then 'rdma link add rxe0 type rxe netdev NAME'), or SMC-D within "
-        "one machine by a kernel with loopback-ism (CONFIG_SMC_LO, from 6.11 on)"
+        f"one machine by a kernel with a loopback device ({loopback})"
     )
 
 
@@ -75,15 +76,10 @@ def _ism(machine: Machine) -> Iterator[Finding]:
         name = f"SMC-D device {device.name}"
         if device.kind == "ism" and device.driver is None:
             yield Finding(
-                name,
-                Status.PROBLEM,
-                "an ISM PCI function without a driver",
-                "load the driver, as root",
-                Fix(("modprobe", "ism"), is_safe=True),
+                name, Status.PROBLEM, "an ISM PCI function without a driver", *_ism_driver(machine)
             )
         else:
-            driver = f", driver {device.driver}" if device.driver else ""
-            yield Finding(name, Status.OK, f"{device.kind}{driver}")
+            yield Finding(name, Status.OK, device.description)
     if machine.architecture not in ("s390x", "s390"):
         return
     slots = entries(machine.root / "sys/bus/pci/slots")
@@ -95,6 +91,13 @@ def _ism(machine: Machine) -> Iterator[Finding]:
             f"in standby (power is 0): {', '.join(standby)}",
             "if one is an ISM or RoCE function: write 1 to /sys/bus/pci/slots/FID/power",
         )
+
+
+def _ism_driver(machine: Machine) -> tuple[str, Fix | None]:
+    """How to get the driver of ISM: advice and command."""
+    if module_state(machine.root, "ism") == "not found":
+        return "this kernel was built without it: boot one with CONFIG_ISM", None
+    return "load the driver, as root", Fix(("modprobe", "ism"), is_safe=True)
 
 
 def _roce(machine: Machine) -> Iterator[Finding]:

@@ -57,8 +57,7 @@ def check_kernel(machine: Machine) -> Iterator[Finding]:
         yield Finding("kernel", Status.OK, f"{name}: {shown or 'CONFIG_SMC'} ({source})")
         return
     lacking = [key for key in ("CONFIG_INFINIBAND", "CONFIG_INET") if key not in config]
-    # Since DIBS was split from SMC (Linux 6.18), SMC cannot be selected without it.
-    if (int(found[1]), int(found[2])) >= (6, 18) if found else False:
+    if machine.has_dibs:
         lacking += [key for key in ("CONFIG_DIBS",) if key not in config]
     needed = f", which needs {' and '.join(lacking)} as well" if lacking else ""
     static = "" if "CONFIG_MODULES" in config else "; nor can it load modules (CONFIG_MODULES)"

@@ -9,6 +9,7 @@ from ._finding import Finding, Fix, Machine, Status
 
 __all__ = [
     "check_buffers",
+    "check_control",
     "check_limitation",
     "check_syn_cookies",
     "forces_syn_cookies",
@@ -29,7 +30,9 @@ def check_buffers(machine: Machine) -> Iterator[Finding]:
         reason = "there is no net.smc here" if machine.has_module else "they come with the module"
         yield Finding("sysctls", Status.SKIPPED, reason)
         return
-    evidence = ", ".join(f"net.smc.{name} = {value}" for name, value in values.items())
+    evidence = ", ".join(
+        f"net.smc.{name} = {value}" for name, value in values.items() if value != ""
+    )
     sizes = {name: values[name] for name in ("rmem", "wmem") if isinstance(values.get(name), int)}
     for name, size in sizes.items():
         if int(size) < _DEFAULT:
@@ -52,6 +55,19 @@ def check_buffers(machine: Machine) -> Iterator[Finding]:
         )
         return
     yield Finding("sysctls", Status.OK, evidence)
+
+
+def check_control(machine: Machine) -> Iterator[Finding]:
+    """A BPF program that has a say in which connections may be SMC (Linux 6.19)."""
+    name = (sysctls(machine.root) or {}).get("hs_ctrl")
+    if name:
+        yield Finding(
+            "handshake control",
+            Status.WARNING,
+            f"net.smc.hs_ctrl = {name}: a BPF program decides which connections may be SMC",
+            "turn it off to see whether connections are TCP for that",
+            Fix(("sysctl", "-w", "net.smc.hs_ctrl=")),
+        )
 
 
 def check_limitation(machine: Machine) -> Iterator[Finding]:
