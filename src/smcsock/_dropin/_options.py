@@ -10,7 +10,7 @@ from .._smcsock import IPPROTO_SMC
 from . import _plain
 from ._files import File, move
 
-__all__ = ["become_hollow", "become_smc", "become_tcp", "limit_buffers"]
+__all__ = ["become_hollow", "become_smc", "become_tcp", "exchange", "limit_buffers"]
 
 _close = os.close
 
@@ -112,7 +112,7 @@ def become_hollow(sock: Any, file: File, note: str) -> None:
 
 def become_tcp(sock: Any, file: File, note: str) -> None:
     """Becomes a TCP socket bound as this one is: another file."""
-    _replace(sock, _smcsock.socket(_plain.SOCK_STREAM, 0, _plain.family_of(sock)))
+    exchange(sock, _smcsock.socket(_plain.SOCK_STREAM, 0, _plain.family_of(sock)))
     file.note, file.is_hollow = note, False
 
 
@@ -123,19 +123,20 @@ def become_smc(sock: Any, *, shared: bool = False) -> None:
         fd = _smcsock.socket(_plain.SOCK_STREAM, IPPROTO_SMC, family)
     else:
         fd = _smcsock.socket(_plain.SOCK_STREAM, int(family == _plain.AF_INET6))
-    _replace(sock, fd)
+    exchange(sock, fd)
 
 
-def _replace(sock: Any, fd: int) -> None:
-    """Takes over a new descriptor's file, and closes the descriptor."""
+def exchange(sock: Any, fd: int) -> None:
+    """Takes the file of a new descriptor in the place of its own, and closes that descriptor."""
     inode = _smcsock.inode(sock)
     try:
-        fresh: Any = _plain.socket(_plain.family_of(sock), _plain.SOCK_STREAM, 0, fd)
+        family = _plain.family_of(sock)
+        fresh: Any = _plain.socket(family, _plain.SOCK_STREAM, 0, fd)
     except BaseException:
         _close(fd)
         raise
     try:
-        known = _OF_INET6 if _plain.family_of(sock) == _plain.AF_INET6 else _OF_INET
+        known = _OF_INET6 if family == _plain.AF_INET6 else _OF_INET
         _set(fresh, _values(sock, known), _values(fresh, known))
         address = _plain.getsockname(sock)
         is_bound = address[1] != 0
@@ -143,11 +144,11 @@ def _replace(sock: Any, fd: int) -> None:
             # While the old one has the port this takes SO_REUSEADDR at both, as servers have it.
             is_bound = not _bind(fresh, address)
         _smcsock.replace(sock, fd)
+        move(inode, _smcsock.inode(sock))
+        if is_bound:
+            fresh.bind(address)
     finally:
         fresh.close()
-    move(inode, _smcsock.inode(sock))
-    if is_bound:
-        _plain.socket.bind(sock, address)
 
 
 def _bind(fresh: Any, address: Any) -> bool:

@@ -119,8 +119,8 @@ def unfollowed() -> list[str]:
     if isinstance(found, type) and not issubclass(found, tuple(_classes)):
         name = f"{found.__module__}.{found.__qualname__}"
         reasons.append(f"{name} stands in the place of socket.socket")
-    if _was_lost or StandardSocket.__init__ not in _ours and is_standard(StandardSocket.__init__):
-        reasons.append("socket.socket.__init__ was put back, for some time at least")
+    if _was_lost or is_standard(StandardSocket.__init__):
+        reasons.append("a socket.socket.__init__ from before smcsock was put back")
     return reasons
 
 
@@ -135,10 +135,12 @@ class _Finder:
             return None
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
-            spec = None if finder is self or find is None else find(name, path, target)
+            spec: ModuleSpec | None = None
+            if finder is not self and find is not None:
+                spec = find(name, path, target)
             if spec is not None:
                 if hasattr(spec.loader, "exec_module"):
-                    spec.loader = _Loader(spec.loader)
+                    spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
                 return spec
         return None
 

@@ -14,8 +14,11 @@ __all__ = [
     "SHUT_RDWR",
     "SHUT_WR",
     "SOCK_STREAM",
+    "TCP_PROTOCOLS",
     "accept",
+    "close",
     "detach",
+    "family_named",
     "family_of",
     "fileno",
     "getpeername",
@@ -28,8 +31,12 @@ __all__ = [
     "socket",
 ]
 
+IPPROTO_MPTCP = 262  # which not all C libraries know
+TCP_PROTOCOLS = (IPPROTO_TCP, IPPROTO_MPTCP)
+
 socket: Any = _socket.socket
 accept = socket._accept
+close = socket.close
 detach = socket.detach
 fileno = socket.fileno
 getpeername = socket.getpeername
@@ -44,5 +51,10 @@ _family: Any = socket.__dict__["family"]
 
 
 def family_of(sock: Any) -> int:
-    """The family of a socket's addresses, whatever its class says."""
+    """AF_INET or AF_INET6: of the socket itself, whatever its object was told."""
+    return AF_INET if len(getsockname(sock)) == 2 else AF_INET6
+
+
+def family_named(sock: Any) -> int:
+    """The family that the object of a socket was told, whatever its class says."""
     return int(_family.__get__(sock))

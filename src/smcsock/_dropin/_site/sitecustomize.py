@@ -33,7 +33,8 @@ def _give_up(error, options):
 
     must = json.loads(options)["require_smc"]
     text = "SMC was required" if must else "its connections are plain TCP"
-    message = f"smcsock: {sys.executable} cannot use smcsock ({error}): {text}"
+    names = sys.executable, error, text
+    message = "smcsock: %s cannot use smcsock (%s): %s" % names  # noqa: UP031
     try:
         if sys.stderr is not None:
             sys.stderr.write(message + "\n")
