@@ -215,6 +215,8 @@ def _real_close(before: _Method) -> _Method:
     def _real_close(self: Any) -> None:
         file = _files.of(self) if _known else None
         if file is None:
+            if _settings.current is not None:
+                _places.mend()
             before(self)
             return
         inode = _smcsock.inode(self)

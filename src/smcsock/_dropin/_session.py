@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from .._socket import Fallback
+from . import _children
 from ._install import install
 from ._methods import unfollowed
 from ._report import Outcome, Report, lines, with_modes
@@ -83,6 +84,8 @@ def begin(hook: str) -> None:
         sndbuf=run.sndbuf,
         rcvbuf=run.rcvbuf,
     )
+    if run.require_smc and run.children:
+        _children.watch(_VARIABLE, hook)
     atexit.register(_say_unfollowed)
     if report is not None and run.spool is not None:
         spool = Spool.find(run.spool)
