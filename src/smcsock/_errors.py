@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ._info import SmcInfo
 
 __all__ = [
+    "CONFINED",
     "NO_SMC",
     "DiagUnavailableError",
     "FallbackError",
@@ -21,6 +22,10 @@ NO_SMC = (
     "this kernel has no SMC, or its module is not loaded: try 'modprobe smc' as root; if there "
     "is no such module, install the package with the full set of kernel modules (linux-image-* "
     "on Debian, linux-modules-extra-* on Ubuntu) or a kernel built with CONFIG_SMC"
+)
+CONFINED = (
+    "this process may not open netlink sockets: look at what confines it (a container, "
+    "seccomp, RestrictAddressFamilies= of a systemd service)"
 )
 _NO_DIAG = (
     "the kernel does not answer sock_diag queries about SMC sockets: its smc_diag module "

@@ -5,7 +5,6 @@ the cursors and flags are those of RFC 7609. All numbers of a record are in the
 byte order of the host but for the ports and IP addresses.
 """
 
-import errno
 import struct
 import sys
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from enum import IntEnum, IntFlag, StrEnum
 from socket import AF_INET, AF_INET6, AddressFamily, inet_ntop
 from typing import Any, Protocol, TypeAlias
 
-from ._errors import DiagUnavailableError
 from ._reasons import Reason, reason
+from ._sock_diag import ask
 
 __all__ = [
     "Connection",
@@ -362,10 +361,5 @@ def query(sock: _InetSocket) -> SmcInfo | None:
 
     Raises DiagUnavailableError where smc_diag is missing, else OSError.
     """
-    try:
-        record = sock._diag()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EPROTONOSUPPORT):
-            raise DiagUnavailableError from None
-        raise
+    record = ask(sock._diag)
     return None if record is None else decode(record, sock._inet)

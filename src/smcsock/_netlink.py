@@ -12,7 +12,9 @@ import os
 import socket
 import struct
 
-__all__ = ["CONFINED", "NLM_F_ACK", "NLM_F_DUMP", "NLM_F_REQUEST", "ask"]
+from ._errors import CONFINED
+
+__all__ = ["NLM_F_ACK", "NLM_F_DUMP", "NLM_F_REQUEST", "ask"]
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 _NLMSG_NOOP, _NLMSG_ERROR, _NLMSG_DONE = 1, 2, 3
@@ -22,11 +24,6 @@ _ERRNO = struct.Struct("=i")
 
 # The kernel fills no more of a buffer for a dump at a time (netlink_dump, smc_diag_dump).
 _BUFFER_SIZE = 65536
-
-CONFINED = (
-    "this process may not open netlink sockets: look at what confines it (a container, "
-    "seccomp, RestrictAddressFamilies= of a systemd service)"
-)
 
 
 def ask(protocol: int, message: bytes) -> list[bytes]:

@@ -335,8 +335,8 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         privilege. Raises DiagUnavailableError where the kernel's smc_diag is
         missing, else OSError.
         """
+        os.fstat(self.fileno())  # EBADF if closed, whatever can be asked
         if self._is_tcp:
-            os.fstat(self.fileno())  # EBADF if closed, as for an SMC socket
             return SmcInfo(Mode.TCP)
         info = query(self)
         if info is None:
