@@ -38,7 +38,7 @@ def _listen(before: _Method) -> _Method:
 
 def _decide(sock: Any, file: File) -> None:
     """Becomes TCP if the socket's own address, which it now has, is not selected."""
-    is_selected = file.selects(_plain.getsockname(sock), sock)
+    is_selected = file.selects(_plain.local_address(sock), sock)
     if file.is_hollow:
         _options.become_tcp(sock, file, file.note)
     elif not is_selected and not file.note:
@@ -85,6 +85,8 @@ def _made(listener: File, fd: int, peer: Any) -> None:
     if settings.report is None and not settings.require_smc:
         return  # there is nothing to be known of it
     inode, *_, protocol = _smcsock.identify(fd)
+    if _files.at(inode) is not None:
+        return  # a program's own _accept(), put over ours, has ours over it as well
     file = File(settings, listener.note)
     _files.accepted(inode, file, peer, is_tcp=protocol in _plain.TCP_PROTOCOLS)
     if file.refusal is not None:
@@ -125,7 +127,7 @@ def _wake(listener: Any) -> None:
     accepts ends with the listener.
     """
     try:
-        address = _plain.getsockname(listener)
+        address = _plain.local_address(listener)
         sock = _plain.socket(_plain.family_of(listener))
         try:
             sock.setblocking(False)

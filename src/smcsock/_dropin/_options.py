@@ -138,7 +138,7 @@ def exchange(sock: Any, fd: int) -> None:
     try:
         known = _OF_INET6 if family == _plain.AF_INET6 else _OF_INET
         _set(fresh, _values(sock, known), _values(fresh, known))
-        address = _plain.getsockname(sock)
+        address = _plain.local_address(sock)
         is_bound = address[1] != 0
         if is_bound:
             # While the old one has the port this takes SO_REUSEADDR at both, as servers have it.

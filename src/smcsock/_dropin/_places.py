@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from .._socket import StandardSocket
 
-__all__ = ["is_standard", "leave", "mend", "place", "unfollowed"]
+__all__ = ["is_standard", "leave", "mend", "place", "stand_in", "unfollowed"]
 
 Methods: TypeAlias = Mapping[str, Callable[[Any], Any]]
 """By name what makes a method, given the one that stands there."""
@@ -112,12 +112,19 @@ def is_standard(function: Any) -> bool:
     )
 
 
+def stand_in() -> str | None:
+    """The class that stands in the place of socket.socket and is none of it."""
+    found = getattr(sys.modules.get("socket"), "socket", None)
+    if isinstance(found, type) and not issubclass(found, tuple(_classes)):
+        return f"{found.__module__}.{found.__qualname__}"
+    return None
+
+
 def unfollowed() -> list[str]:
     """What has made, or makes, sockets that smcsock knows nothing of."""
-    found = getattr(sys.modules.get("socket"), "socket", None)
     reasons = []
-    if isinstance(found, type) and not issubclass(found, tuple(_classes)):
-        name = f"{found.__module__}.{found.__qualname__}"
+    name = stand_in()
+    if name is not None:
         reasons.append(f"{name} stands in the place of socket.socket")
     if _was_lost or is_standard(StandardSocket.__init__):
         reasons.append("a socket.socket.__init__ from before smcsock was put back")

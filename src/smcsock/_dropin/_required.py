@@ -11,8 +11,10 @@ from typing import Any, TypeAlias
 
 from .. import _smcsock
 from .._errors import FallbackError
+from .._socket import StandardSocket
 from .._socket import socket as smcsock_socket
 from . import _files, _plain, _settings
+from ._places import stand_in
 from ._settings import Settings
 
 __all__ = ["METHODS", "refuse_stranger", "watch"]
@@ -93,7 +95,10 @@ def watch() -> None:
 def _look(event: str, args: tuple[Any, ...]) -> None:
     if event in ("socket.connect", "socket.bind"):
         settings = _settings.current
-        if settings is not None and settings.require_smc:
+        if settings is None or not settings.require_smc:
+            return
+        # Whoever derives from the C type may serve by it, unless that is socket.socket to all.
+        if event == "socket.connect" or isinstance(args[0], StandardSocket) or stand_in():
             _refuse_unknown(args[0], args[1], settings)
 
 
