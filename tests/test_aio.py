@@ -24,7 +24,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from conftest import EXPECTED_MODE, INET, INET6, SMC, SMC6, VM_KERNEL, VM_MODE, Presentation
+from conftest import (
+    EXPECTED_MODE,
+    INET,
+    INET6,
+    KEEPS_CONNECT_ERRORS,
+    SMC,
+    SMC6,
+    VM_KERNEL,
+    VM_MODE,
+    Presentation,
+)
 from descriptors import open_descriptors, open_sockets
 from test_socket import LIMIT, mptcp_socket, raises
 from test_socket import inet as inet
@@ -148,8 +158,9 @@ def check_signature(
         if name not in left_out:
             mine = parameters.pop(name)
             assert (mine.kind, mine.default) == (parameter.kind, parameter.default), name
-    # The last two came with 3.12 and 3.13.
-    assert {*parameters} <= {"require_smc", "fallback", "all_errors", "keep_alive"}
+    # all_errors and keep_alive came with 3.12 and 3.13.
+    own = {"require_smc", "fallback", "sndbuf", "rcvbuf"}
+    assert {*parameters} <= own | {"all_errors", "keep_alive"}
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters.values())
 
 
@@ -503,11 +514,14 @@ def test_unreachable_host_is_an_error(
     no_descriptor_leaks: None,
     new_loop: Any,
 ) -> None:
-    # The kernel has SO_ERROR 0 then, by which an event loop takes it to be connected.
+    # Where the kernel forgets why, it has SO_ERROR 0, by which an event loop takes it to be
+    # connected.
+    code = errno.EHOSTUNREACH if KEEPS_CONNECT_ERRORS else errno.ECONNABORTED
+
     async def main() -> None:
-        with pytest.raises(ConnectionAbortedError, match="Connect call failed") as caught:
+        with pytest.raises(OSError, match="Connect call failed") as caught:
             await aio.open_connection(silent_network[socket.AddressFamily(inet.inet)], 9)
-        assert caught.value.errno == errno.ECONNABORTED
+        assert caught.value.errno == code
 
     run(main(), new_loop)
 
@@ -863,6 +877,24 @@ def test_server_on_several_addresses(new_loop: Any, no_descriptor_leaks: None) -
                 assert line == f"{expected_mode(presentation)}\n".encode()
         assert not server.is_serving()
         assert not server.sockets
+
+    run(main(), new_loop)
+
+
+def test_buffers_have_the_sizes_asked_for(new_loop: Any) -> None:
+    """Those of the listener, and of the client before it connects: its option is doubled then."""
+
+    async def main() -> None:
+        async with await aio.start_server(greet, "127.0.0.1", 0, rcvbuf=60_000) as server:
+            streams = aio.open_connection("127.0.0.1", port_of(server), sndbuf=70_000)
+            async with closing(streams) as (_, writer):
+                sock = writer.get_extra_info("socket")
+                sizes = [
+                    server.sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+                    sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
+                ]
+        assert sizes[0] == 120_000
+        assert sizes[1] >= 131_072 or sizes[1] == 140_000
 
     run(main(), new_loop)
 

@@ -103,8 +103,10 @@ def test_a_required_listener_refuses_tcp(
     adopt: Callable[[int], socket.socket], is_tcp: bool
 ) -> None:
     """And no descriptor is left."""
-    before = open_sockets()
     report = Report()
+    with INET.listener() as other:
+        adopt(other.fileno()).close()  # multiprocessing keeps a socket of its own
+    before = open_sockets()
     with (
         tcp_listener() if is_tcp else dual_stack() as handed_over,
         smcsock.installed(require_smc=True, fallback="tcp", report=report),

@@ -4,7 +4,6 @@ import _socket
 import asyncio
 import contextlib
 import errno
-import json
 import multiprocessing.reduction
 import os
 import pickle
@@ -14,14 +13,12 @@ import signal
 import socket
 import socketserver
 import ssl
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import INET, Presentation, on_host
+from conftest import INET, Presentation
 from test_install import (
     LIMIT,
     NEEDS_SMC,
@@ -392,64 +389,3 @@ def test_sockets_opened_past_smcsock_are_no_way_round(
         }
         with pytest.raises(FallbackError, match="not opened through"):
             getattr(sock, use)(*arguments[use])
-
-
-# ----- the program's own children
-
-HOOK = str(Path(smcsock.__file__).parent / "_dropin/_site")
-
-
-def under_run(*arguments: str, path: str = HOOK, **variables: str) -> Any:
-    """What a process does that a program under 'run --require-smc --children' starts."""
-    run = {"pid": 1, "require_smc": True, "fallback": "tcp", "children": True}
-    env = {**os.environ, "SMCSOCK_RUN": json.dumps(run), "PYTHONPATH": path, **variables}
-    return subprocess.run(arguments, env=env, capture_output=True, text=True)
-
-
-@on_host
-@pytest.mark.parametrize(
-    "start",
-    [
-        "subprocess.Popen([sys.executable, '-I', '-c', ''])",
-        "subprocess.Popen([sys.executable, '-uE', '-c', ''])",
-        "subprocess.Popen(['env', '-i', sys.executable, '-c', ''])",
-        "subprocess.Popen([sys.executable, '-c', ''], env={})",
-        "subprocess.Popen(f'true && {sys.executable} -S -c 1', shell=True)",
-        "subprocess.Popen(['./script'])",
-        "os.system(f'FOO=1 {sys.executable} -I -c 1')",
-        "os.execv(sys.executable, ['python', '-I'])",
-        "os.execve(sys.executable, ['python'], {})",
-        "os.posix_spawn(sys.executable, ['python', '-Xdev', '-I'], os.environ)",
-    ],
-)
-def test_a_python_that_keeps_smcsock_out_is_not_started(
-    start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = tmp_path / "script"
-    script.write_text(f"#!{sys.executable} -I\n")
-    script.chmod(0o755)
-    monkeypatch.chdir(tmp_path)
-    code = f"""
-import os, subprocess, sys
-try:
-    {start}
-except ConnectionAbortedError as error:
-    print(str(error).partition(":")[0])
-"""
-    result = under_run(sys.executable, "-c", code)
-    assert (result.stdout, result.stderr) == ("[Errno 93] SMC was required\n", "")
-
-
-@on_host
-def test_other_children_are_started(tmp_path: Path) -> None:
-    """Among them one before whose sitecustomize a wrapper has put its own."""
-    (tmp_path / "sitecustomize.py").write_text("print('a wrapper')")
-    code = f"""
-import os, subprocess, sys
-subprocess.run(["true", "python", "-I"])
-subprocess.run([sys.executable, "-c", "print(1)"])
-os.environ["PYTHONPATH"] = {str(tmp_path)!r} + ":" + os.environ["PYTHONPATH"]
-os.execv(sys.executable, ["python", "-c", "import os; print('SMCSOCK_RUN' in os.environ)"])
-"""
-    result = under_run(sys.executable, "-uc", code)
-    assert (result.stdout, result.stderr) == ("1\na wrapper\nTrue\n", "")

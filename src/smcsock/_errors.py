@@ -1,12 +1,16 @@
 """The errors that only SMC has."""
 
+from __future__ import annotations
+
 import errno
 import os
-from typing import TYPE_CHECKING, Any
 
 from ._smcsock import HandshakeInterruptedError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._info import SmcInfo
 
 __all__ = [
@@ -56,12 +60,12 @@ class FallbackError(ConnectionAbortedError):
 
     __module__ = "smcsock"
 
-    def __init__(self, message: str, peer: Any = None, info: "SmcInfo | None" = None) -> None:
+    def __init__(self, message: str, peer: Any = None, info: SmcInfo | None = None) -> None:
         super().__init__(errno.EPROTONOSUPPORT, message)
         self.peer = peer
         self.info = info
 
-    def __reduce__(self) -> tuple[type["FallbackError"], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type[FallbackError], tuple[Any, ...]]:
         return type(self), (self.strerror, self.peer, self.info)
 
 

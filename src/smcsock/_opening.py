@@ -4,18 +4,30 @@ socket(2) makes a kernel that does not know AF_SMC look for its module: that hap
 in a process. From then on it is asked again only when it has the module.
 """
 
-import contextlib
+from __future__ import annotations
+
 import errno
 import os
 import socket as _stdlib
-from collections.abc import Callable
 
 from . import _smcsock
 from ._errors import SMCUnsupportedError
 from ._modules import is_loaded
 from ._smcsock import IPPROTO_SMC, SMCPROTO_SMC
 
-__all__ = ["SANDBOXED", "Opening", "has_smc", "lacks_smc", "open_ipproto_smc", "open_smc"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "SANDBOXED",
+    "Opening",
+    "had_smc",
+    "has_smc",
+    "lacks_smc",
+    "open_ipproto_smc",
+    "open_smc",
+]
 
 SANDBOXED = (errno.EACCES, errno.EPERM)
 """The errors of a process that may not open SMC sockets, whatever the kernel has."""
@@ -53,8 +65,10 @@ def has_smc() -> bool:
 def lacks_smc() -> bool:
     """Whether the kernel is known to have no SMC; makes it look for the module once at most."""
     if _was_lacking is None:
-        with contextlib.suppress(OSError):
+        try:
             has_smc()
+        except OSError:
+            return False
     return bool(_was_lacking) and not _is_loaded()
 
 
@@ -69,11 +83,14 @@ def open_smc(type: int, proto: int) -> int:
     if _was_lacking and type & ~_TYPE_FLAGS == _stdlib.SOCK_STREAM and not _is_loaded():
         raise SMCUnsupportedError
     try:
-        return _smcsock.socket(type, proto)
+        fd = _smcsock.socket(type, proto)
     except OSError as error:
         # With SMCPROTO_SMC6 alone it is a kernel without IPv6.
         if error.errno != errno.EAFNOSUPPORT or (proto != SMCPROTO_SMC and _has_smc_for_ipv4()):
             raise
+    else:
+        _was_lacking = False
+        return fd
     _was_lacking = True
     raise SMCUnsupportedError
 
@@ -91,6 +108,11 @@ def open_ipproto_smc(family: int) -> int:
     except OSError as error:
         _was_lacking_ipproto = error.errno == errno.EPROTONOSUPPORT
         raise
+
+
+def had_smc() -> bool:
+    """Whether the kernel had SMC when it was last asked."""
+    return _was_lacking is False
 
 
 def _has_smc_for_ipv4() -> bool:
@@ -126,7 +148,8 @@ class Opening:
         self._fd = -1
 
     def __index__(self) -> int:
-        self._fd = self._open()
+        if self._fd < 0:
+            self._fd = self._open()
         return self._fd
 
     def undo(self) -> None:

@@ -5,27 +5,43 @@ A module has ``add(parser)``, which adds its arguments to its parser and sets th
 the parser's own error().
 """
 
-import argparse
+from __future__ import annotations
+
 import io
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from importlib import import_module
 
 from .. import __version__
-from ._common import CommandError, ExitCode, OutputError, complain, explain, flush
+from ._common import (
+    CommandError,
+    ExitCode,
+    OutputError,
+    complain,
+    explain,
+    flush,
+    say,
+    terminal_columns,
+)
 
-__all__ = ["main", "parse", "parser"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+    from typing import Any
 
-_COMMANDS = {
+__all__ = ["SUMMARIES", "main", "parse", "parser"]
+
+SUMMARIES = {
     "echo": "try SMC with an echo server and client",
     "info": "show what this machine's kernel offers",
+    "bench": "measure TCP and SMC to the same peer",
     "run": "run a Python program over SMC",
     "doctor": "see whether SMC works, and what to fix if not",
     "ss": "show SMC sockets (smcss)",
     "linkgroups": "show link groups and links (smcd, smcr linkgroup)",
     "devices": "show devices (smcd, smcr device)",
     "stats": "show counters (smcd, smcr stats)",
+    "metrics": "SMC's state and counters for Prometheus",
     "system": "show what the kernel's SMC can do (smcd info)",
     "ueid": "user-defined EIDs (smcd ueid)",
     "seid": "the system EID (smcd seid)",
@@ -46,6 +62,7 @@ exit status:
   130  interrupted by Ctrl-C
   141  the reader of the output has gone
 
+A command may be abbreviated as long as it is clear which one is meant.
 'run' ends as the program does; 126 and 127 mean that there was nothing to run.
 'smcsock COMMAND --help' tells more about a command.
 """
@@ -65,7 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(write_through=False)
     try:
         try:
-            options = parse(sys.argv[1:] if arguments is None else arguments)
+            words = sys.argv[1:] if arguments is None else arguments
+            if list(words) == ["--version"]:  # at once: without argparse, which takes a while
+                say(f"smcsock {__version__}")
+                return ExitCode.OK
+            options = parse(words)
         finally:
             flush()
         return int(options.run(options))
@@ -87,29 +108,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The options of a command line; SystemExit for wrong usage, --help and --version."""
+    words = _unabbreviated(words)
     return parser(words).parse_args(words)
 
 
-def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
+def _unabbreviated(words: Sequence[str]) -> list[str]:
+    """The same with the command's whole name, if its beginning says which one is meant."""
+    if not words or words[0] in SUMMARIES or words[0].startswith("-"):
+        return list(words)
+    meant = [name for name in SUMMARIES if words[0] and name.startswith(words[0])]
+    return [meant[0] if len(meant) == 1 else words[0], *words[1:]]
+
+
+def parser(words: Iterable[str] = tuple(SUMMARIES)) -> argparse.ArgumentParser:
     """The parser of a command line with these words: it knows the commands among them.
 
     Of others it knows that they exist.
     """
+    import argparse
+    from functools import partial
+    from importlib import import_module
+
+    # With a width argparse does not load shutil.
+    formatter: Any = partial(argparse.RawDescriptionHelpFormatter, width=terminal_columns() - 2)
     result = argparse.ArgumentParser(
         prog="smcsock",
         description="Sockets for Linux SMC (Shared Memory Communications).",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=formatter,
         allow_abbrev=False,
     )
     result.add_argument("--version", action="version", version=f"smcsock {__version__}")
     commands = result.add_subparsers(required=True, metavar="COMMAND", title="commands")
     wanted = set(words)
-    for name, help in _COMMANDS.items():
+    for name, help in SUMMARIES.items():
         command = commands.add_parser(
             name,
             help=help,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=formatter,
             allow_abbrev=False,
         )
         command.set_defaults(fail=command.error)

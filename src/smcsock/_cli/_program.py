@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NoReturn
 
-from .._dropin._children import OTHER_PYTHON, PYTHON, reads_environment
 from ._common import CommandError, ExitCode, explain
 
 __all__ = ["NEEDS_ENVIRONMENT", "Kind", "Program", "find_program", "this_python"]
 
 NEEDS_ENVIRONMENT = "'run' works through PYTHONPATH and site: not with -I, -E or -S"
 
+_PYTHON = re.compile(
+    r"(platform-)?python(\d+(\.\d+)*)?(t|d|td|w)?(-dbg|-debug|-intel64|-freethreading)?"
+)
+_OTHER_PYTHON = re.compile(r"(pypy|graalpy|jython|ironpython|micropython|rustpython)[\d.]*(-c)?")
 _SHELLS = {"sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "busybox"}
 
 # Programs that look for a Python and start it, in this environment.
@@ -33,6 +36,7 @@ _STARTS_PYTHON = re.compile(rb"\b(python[\d.]*|" + "|".join(_LAUNCHERS).encode()
 
 _SUFFIXES = (".py", ".pyw", ".pyc", ".pyz", ".pex")
 
+_ELF = b"\x7fELF"
 _MAX_SIZE = 1 << 24
 """A file larger than this is no program's source."""
 
@@ -76,7 +80,7 @@ def find_program(words: Sequence[str], python: Callable[[], list[str]]) -> Progr
     if name == "-":
         return Program(Kind.PYTHON, [*python(), *words])
     path, is_command = _locate(name)
-    if not os.path.isdir(path) and PYTHON.fullmatch(os.path.basename(path)):
+    if not os.path.isdir(path) and _PYTHON.fullmatch(os.path.basename(path)):
         return _interpreter(path, arguments)
     find = _command if is_command else _file
     return find(path, arguments, python)
@@ -131,7 +135,7 @@ def _fail(message: str, status: ExitCode = ExitCode.CANNOT_RUN) -> NoReturn:
 
 def _interpreter(path: str, arguments: list[str]) -> Program:
     """A Python as the command, 'python3 FILE'."""
-    if not reads_environment(arguments):
+    if not _reads_environment(arguments):
         raise CommandError(NEEDS_ENVIRONMENT)
     return _python([path, *arguments], path)
 
@@ -156,7 +160,7 @@ def _command(path: str, arguments: list[str], python: Callable[[], list[str]]) -
     source = _read(path)
     itself = [path, *arguments]
     words = _first_line(source)
-    if OTHER_PYTHON.fullmatch(os.path.basename(path)):
+    if _OTHER_PYTHON.fullmatch(os.path.basename(path)):
         return _python(itself, path)
     if not words:
         if _is_binary(source):
@@ -168,7 +172,7 @@ def _command(path: str, arguments: list[str], python: Callable[[], list[str]]) -
         return _script(["/bin/sh"], ["/bin/sh", *itself], source)
     interpreter = (_embedded(words, source) or _without_env(words))[0]
     name = os.path.basename(interpreter)
-    if PYTHON.fullmatch(name) or OTHER_PYTHON.fullmatch(name):
+    if _PYTHON.fullmatch(name) or _OTHER_PYTHON.fullmatch(name):
         # Without the options of the first line: with -E and the like it would not follow.
         found = _resolve(interpreter, path)
         return _python([*_assignments(words), found, *itself], found)
@@ -178,7 +182,7 @@ def _command(path: str, arguments: list[str], python: Callable[[], list[str]]) -
 def _python(command: list[str], interpreter: str) -> Program:
     """A command for a Python, if that is CPython."""
     name = os.path.basename(os.path.realpath(interpreter))
-    if not any(map(OTHER_PYTHON.fullmatch, (name, os.path.basename(interpreter)))):
+    if not any(map(_OTHER_PYTHON.fullmatch, (name, os.path.basename(interpreter)))):
         return Program(Kind.PYTHON, command)
     return Program(Kind.OTHER_PYTHON, command, f"for {os.path.basename(interpreter)}")
 
@@ -202,7 +206,8 @@ def _foreign(command: list[str], words: list[str]) -> Program:
 def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(_MAX_SIZE)
+            head = file.read(len(_ELF))
+            return head if head == _ELF else head + file.read(_MAX_SIZE)
     except OSError as error:
         _fail(f"cannot run {path}: {explain(error)}")
 
@@ -213,7 +218,7 @@ def _is_archive(source: bytes) -> bool:
 
 def _is_binary(source: bytes) -> bool:
     """Whether it is what the kernel loads; no zipapp, nor Python's own bytecode."""
-    return source.startswith(b"\x7fELF")
+    return source.startswith(_ELF)
 
 
 def _first_line(source: bytes) -> list[str]:
@@ -267,7 +272,7 @@ def _resolve(interpreter: str, path: str) -> str:
 def _is_for_python(words: list[str]) -> bool:
     """Whether a first line leads to some Python, directly or through a launcher."""
     name = os.path.basename(_without_env(words)[0])
-    return bool(PYTHON.fullmatch(name) or OTHER_PYTHON.fullmatch(name)) or name in _LAUNCHERS
+    return bool(_PYTHON.fullmatch(name) or _OTHER_PYTHON.fullmatch(name)) or name in _LAUNCHERS
 
 
 def _compiles(source: bytes) -> bool:
@@ -286,4 +291,22 @@ def _compiles(source: bytes) -> bool:
         compile(source, "", "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
+    return True
+
+
+def _reads_environment(arguments: list[str]) -> bool:
+    """Whether a Python with these arguments has no option -I, -E or -S."""
+    words = iter(arguments)
+    for word in words:
+        if word[:1] != "-" or word[:2] == "--" or word == "-":
+            return True
+        for index, letter in enumerate(word[1:], 2):
+            if letter in "IES":
+                return False
+            if letter in "cm":
+                return True
+            if letter in "WX":
+                if index == len(word):
+                    next(words, None)
+                break
     return True

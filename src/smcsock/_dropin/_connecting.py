@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from .. import _smcsock
 from .._errors import HandshakeInterruptedError
 from .._socket import lost_error
-from . import _files, _options, _places, _plain, _settings
+from . import _files, _options, _places, _plain
 from ._files import File
 from ._report import NOT_SELECTED
 
@@ -49,9 +49,9 @@ def _connect(before: _Method) -> _Method:
         if file is not None:
             _files.check(self, file)
             _decide(self, file, address)
-        elif _settings.current is not None:
+        elif _files.may_be_smc(self):
             _places.mend()
-        elif not _settings.was_simple:
+        else:
             before(self, address)
             return
         while True:
@@ -79,9 +79,9 @@ def _connect_ex(before: _Method) -> _Method:
         if file is not None:
             _files.conclude(self, file)
             _decide(self, file, address)
-        elif _settings.current is not None:
+        elif _files.may_be_smc(self):
             _places.mend()
-        elif not _settings.was_simple:
+        else:
             return int(before(self, address))
         outcome = ask(self, address)
         while outcome == errno.EINTR and _renew(self):

@@ -5,8 +5,9 @@ The methods are those of the C class _socket.socket, which nothing can replace.
 
 import _socket
 from _socket import AF_INET, AF_INET6, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, SOCK_STREAM
-from os import dup as _dup
 from typing import Any
+
+from .._options import local_address
 
 __all__ = [
     "AF_INET",
@@ -55,18 +56,6 @@ _family: Any = socket.__dict__["family"]
 def family_of(sock: Any) -> int:
     """AF_INET or AF_INET6: of the socket itself, whatever its object was told."""
     return AF_INET if len(getsockname(sock)) == 2 else AF_INET6
-
-
-def local_address(sock: Any) -> Any:
-    """The address of a socket. One of IPv6 adopted as AF_INET gives but the half of it."""
-    address = getsockname(sock)
-    if len(address) == 2 or family_named(sock) != AF_INET:
-        return address
-    twin: Any = socket(AF_INET6, SOCK_STREAM, 0, _dup(fileno(sock)))
-    try:
-        return twin.getsockname()
-    finally:
-        twin.close()
 
 
 def family_named(sock: Any) -> int:
