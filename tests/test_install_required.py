@@ -148,6 +148,7 @@ def answer(client: "socket.socket | PlainSocket") -> bytes:
         return b""
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")  # left by ssl
 @pytest.mark.parametrize(
     "use",
     [

@@ -95,10 +95,7 @@ def watch() -> None:
 def _look(event: str, args: tuple[Any, ...]) -> None:
     if event in ("socket.connect", "socket.bind"):
         settings = _settings.current
-        if settings is None or not settings.require_smc:
-            return
-        # Whoever derives from the C type may serve by it, unless that is socket.socket to all.
-        if event == "socket.connect" or isinstance(args[0], StandardSocket) or stand_in():
+        if settings is not None and settings.require_smc:
             _refuse_unknown(args[0], args[1], settings)
 
 
@@ -114,8 +111,10 @@ def refuse_stranger(sock: Any) -> None:
 
 
 def _refuse_unknown(sock: Any, address: Any, settings: Settings) -> None:
-    if type(sock) is _plain.socket or isinstance(sock, smcsock_socket):
-        return  # whoever takes these by their names knows what they are
+    if isinstance(sock, smcsock_socket):
+        return
+    if not isinstance(sock, StandardSocket) and (type(sock) is _plain.socket or not stand_in()):
+        return  # whoever takes the C type by its name knows what it is
     if _files.of(sock) is not None:
         return
     try:
