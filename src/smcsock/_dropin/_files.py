@@ -6,6 +6,7 @@ kernel. So what is known survives detach(), dup(), ssl's wrapping, fork and adop
 
 import contextlib
 import os
+from collections.abc import Callable
 from socket import SO_PROTOCOL, SOL_SOCKET
 from typing import Any
 
@@ -32,15 +33,13 @@ __all__ = [
     "is_of_program",
     "known",
     "made",
-    "may_be_smc",
     "move",
     "of",
     "of_smc",
     "refusal",
     "refuse",
+    "when_known",
 ]
-
-_INET = (_plain.AF_INET, _plain.AF_INET6)
 
 _readlink, _listdir = os.readlink, os.listdir
 
@@ -81,13 +80,6 @@ known: dict[int, File] = {}
 _tidy_at = 1024
 
 
-def may_be_smc(sock: Any) -> bool:
-    """Whether a socket of which nothing is known may be an SMC socket."""
-    if _settings.current is None and not _settings.was_simple:
-        return False
-    return _plain.family_named(sock) in _INET
-
-
 def of(sock: Any) -> File | None:
     """What is known of the file of a socket.socket."""
     return known.get(_smcsock.inode(sock)) if known else None
@@ -118,9 +110,24 @@ def at(inode: int) -> File | None:
     return known.get(inode)
 
 
+_prepare: Callable[[], None] | None = None
+
+
+def when_known(prepare: Callable[[], None]) -> None:
+    """Calls a function before the first file is known; programs may never have one."""
+    global _prepare
+    if known:
+        prepare()
+    else:
+        _prepare = prepare
+
+
 def add(inode: int, file: File, sock: Any = None) -> None:
     """Remembers a file, and that this object has it open."""
-    global _tidy_at
+    global _prepare, _tidy_at
+    if _prepare is not None:
+        prepare, _prepare = _prepare, None
+        prepare()
     if sock is not None:
         file.holders.add(id(sock))
     known[inode] = file

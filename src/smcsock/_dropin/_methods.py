@@ -1,6 +1,6 @@
 """Which methods there are, and when they are put in their places."""
 
-from . import _connecting, _listening, _opening, _required
+from . import _connecting, _files, _listening, _opening, _required
 from ._places import leave, place, unfollowed
 
 __all__ = ["leave", "place_all", "place_required", "unfollowed"]
@@ -9,7 +9,8 @@ _METHODS = _opening.METHODS | _connecting.METHODS | _listening.METHODS
 
 
 def place_all() -> None:
-    """Those of every installation."""
+    """Those of every installation; and those by which files are forgotten once any is known."""
+    _files.when_known(lambda: place(_opening.ENDINGS))
     place(_METHODS)
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from socket import SO_ACCEPTCONN, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from .. import _smcsock
 from .._opening import SANDBOXED, Opening, had_smc
@@ -17,18 +17,22 @@ from ._files import File
 from ._report import NO_SMC, NOT_SELECTED
 from ._settings import Settings
 
-__all__ = ["METHODS"]
+__all__ = ["ENDINGS", "METHODS"]
 
 _Method: TypeAlias = Callable[..., Any]
 
 _known = _files.known
 
 _close = os.close
+_socket_init: Any = _plain.socket.__init__
 
 _OPENINGS = (Opening, type(_smcsock.opening(0, 0)))
 
-_INET = (_plain.AF_INET, _plain.AF_INET6)
-_TCP_PROTOS = (-1, 0, _plain.IPPROTO_TCP)
+_SOCK_STREAM: Final = int(_plain.SOCK_STREAM)
+_AF_INET, _AF_INET6 = _INET = (_plain.AF_INET, _plain.AF_INET6)
+_WANT_OF_SMC = (errno.EAFNOSUPPORT, *SANDBOXED)
+_FAMILIES = (*_INET, -1)
+_TCP_PROTOS = (0, -1, _plain.IPPROTO_TCP)
 _TYPE_FLAGS = SOCK_NONBLOCK | SOCK_CLOEXEC
 
 _HANDED_OVER = "its socket was opened elsewhere"
@@ -38,52 +42,58 @@ def _init(before: _Method) -> _Method:
     if not _places.is_standard(before):
         return _init_of_program(before)
 
+    # Of the standard library's own no more is called than it calls itself.
     def __init__(  # noqa: N807
         self: Any, family: Any = -1, type: Any = -1, proto: Any = -1, fileno: Any = None
     ) -> None:
         settings = _settings.current
         if fileno is not None:
             if not _known and (settings is None or (settings.is_simple and proto != -1)):
-                before(self, family, type, proto, fileno)
+                _socket_init(self, family, type, proto, fileno)
+                self._io_refs = 0
+                self._closed = False
             else:
                 _adopt(before, self, family, type, proto, fileno, settings)
         elif settings is None or not _is_tcp(family, type, proto):
             before(self, family, type, proto)
         else:
-            family = _plain.AF_INET if family == -1 else family
-            type = _plain.SOCK_STREAM if type == -1 else type
-            _open(before, self, family, type, 0 if proto == -1 else proto, settings)
+            _open(
+                self,
+                _AF_INET if family == -1 else family,
+                _SOCK_STREAM if type == -1 else type,
+                0 if proto == -1 else proto,
+                settings,
+            )
 
     return __init__
 
 
-def _open(
-    before: _Method, self: Any, family: int, type: int, proto: int, settings: Settings
-) -> None:
+def _open(self: Any, family: int, type: int, proto: int, settings: Settings) -> None:
     _places.mend()
     is_tcp = False
     try:
         if not had_smc():
-            is_tcp = _open_slowly(before, self, family, type, proto, settings)
+            is_tcp = _open_slowly(self, family, type, proto, settings)
         else:
-            opening = _smcsock.opening(type, 1 if family == _plain.AF_INET6 else 0)
             try:
-                before(self, family, type, proto, opening)
+                opening = _smcsock.opening(type, 1 if family == _AF_INET6 else 0)
+                _socket_init(self, family, type, proto, opening)
             except OSError as error:
-                if error.errno not in (errno.EAFNOSUPPORT, *SANDBOXED):
+                if error.errno not in _WANT_OF_SMC:
                     raise
-                is_tcp = _open_slowly(before, self, family, type, proto, settings)
+                is_tcp = _open_slowly(self, family, type, proto, settings)
     except BaseException:
         fd = _plain.detach(self)
         if fd >= 0:
             _close(fd)
         raise
-    _opened(self, settings, is_tcp)
+    self._io_refs = 0
+    self._closed = False
+    if not settings.is_simple:
+        _opened(self, settings, is_tcp)
 
 
-def _open_slowly(
-    before: _Method, self: Any, family: int, type: int, proto: int, settings: Settings
-) -> bool:
+def _open_slowly(self: Any, family: int, type: int, proto: int, settings: Settings) -> bool:
     """Whether it is a TCP socket, for want of SMC in the kernel."""
     is_tcp = False
 
@@ -92,14 +102,13 @@ def _open_slowly(
         fd, is_tcp = open_socket(type, family, proto, settings.fallback)
         return fd
 
-    before(self, family, type, proto, Opening(open_fd))
+    _socket_init(self, family, type, proto, Opening(open_fd))
     return is_tcp
 
 
 def _opened(sock: Any, settings: Settings, is_tcp: bool) -> None:
-    if not settings.is_simple:
-        file = File(settings, NO_SMC if is_tcp else "")
-        _files.add(_smcsock.inode(sock), file, sock)
+    file = File(settings, NO_SMC if is_tcp else "")
+    _files.add(_smcsock.inode(sock), file, sock)
 
 
 def _init_of_program(before: _Method) -> _Method:
@@ -147,14 +156,18 @@ def _take(sock: Any, settings: Settings) -> None:
     except BaseException:
         _plain.close(sock)
         raise
-    _opened(sock, settings, is_tcp)
+    if not settings.is_simple:
+        _opened(sock, settings, is_tcp)
 
 
 def _is_tcp(family: Any, type: Any, proto: Any) -> bool:
     """Whether a socket of TCP is asked for; False for what __init__() is to refuse."""
     try:
-        is_stream = type == -1 or type & ~_TYPE_FLAGS == _plain.SOCK_STREAM
-        return is_stream and family in (-1, *_INET) and proto in _TCP_PROTOS
+        return (
+            family in _FAMILIES
+            and (type == _SOCK_STREAM or type == -1 or type & ~_TYPE_FLAGS == _SOCK_STREAM)
+            and proto in _TCP_PROTOS
+        )
     except TypeError:
         return False
 
@@ -238,8 +251,6 @@ def _real_close(before: _Method) -> _Method:
     def _real_close(self: Any) -> None:
         file = _files.of(self) if _known else None
         if file is None:
-            if _settings.current is not None:
-                _places.mend()
             before(self)
             return
         inode = _smcsock.inode(self)
@@ -254,4 +265,5 @@ def _real_close(before: _Method) -> _Method:
     return _real_close
 
 
-METHODS = {"__init__": _init, "detach": _detach, "_real_close": _real_close}
+METHODS = {"__init__": _init}
+ENDINGS = {"detach": _detach, "_real_close": _real_close}
