@@ -19,6 +19,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -49,11 +50,40 @@
 #define NS_PER_S INT64_C(1000000000)
 #define NS_PER_MS INT64_C(1000000)
 
+/* How a socket that is asked for presents itself. */
+typedef struct {
+    int asked_family;
+    int asked_proto;
+    int smcproto; /* the kernel's */
+    bool is_smc;
+    PyObject *family;
+    PyObject *inet;
+    PyObject *proto;
+} presentation;
+
+#define MAX_PRESENTATIONS 16
+
+/* What a new socket.socket has to be given, and what smcsock.socket adds. */
+enum { IO_REFS, CLOSED, FAMILY, INET, PROTO, IS_TCP, MEMBERS };
+static const char *const member_names[MEMBERS] = {"_io_refs", "_closed", "_family",
+                                                  "_inet",    "_proto",  "_is_tcp"};
+
 typedef PyObject *(*fastcall_function)(PyObject *, PyObject *const *, Py_ssize_t);
 
 typedef struct {
     PyObject *gaierror;    /* socket.gaierror */
     PyObject *socket_type; /* _socket.socket */
+    initproc socket_init;  /* its __init__() */
+    PyObject *opening_type;
+    PyObject *own_type; /* smcsock.socket, NULL before present() */
+    PyObject *members[MEMBERS]; /* its descriptors of member_names */
+    descrsetfunc set_member;
+    PyObject *str_socket_new;
+    PyObject *zero;
+    PyObject *stream; /* SOCK_STREAM */
+    presentation presentations[MAX_PRESENTATIONS];
+    size_t presentations_count;
+    atomic_bool opens_directly;
     PyObject *handshake_interrupted; /* the exception, see its documentation */
     PyObject *audit;       /* sys.audit: PySys_Audit() is in no limited API before 3.13 */
     PyObject *family;      /* the member of _socket.socket, whatever a subclass says */
@@ -175,6 +205,53 @@ audit(module_state *state, PyObject *event, PyObject *sock, PyObject *address)
                                                           NULL);
     Py_XDECREF(result);
     return result != NULL;
+}
+
+/* The event of a new socket, which has a family of its own to say. */
+static bool
+audit_new(module_state *state, PyObject *sock, PyObject *family, PyObject *type,
+          PyObject *proto)
+{
+    PyObject *args[] = {state->str_socket_new, sock, family, type, proto};
+    PyObject *result = state->audit_function != NULL
+                           ? state->audit_function(NULL, args, 5)
+                           : PyObject_CallFunctionObjArgs(state->audit, args[0], sock, family,
+                                                          type, proto, NULL);
+    Py_XDECREF(result);
+    return result != NULL;
+}
+
+/* Calls a method with the arguments that a function of the vectorcall kind got. */
+static PyObject *
+call_method(PyObject *self, const char *name, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames)
+{
+    PyObject *result = NULL, *keywords = NULL;
+    PyObject *method = PyObject_GetAttrString(self, name);
+    PyObject *positional = PyTuple_New(nargs);
+    if (method == NULL || positional == NULL) {
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        PyTuple_SetItem(positional, i, Py_NewRef(args[i]));
+    }
+    if (kwnames != NULL) {
+        keywords = PyDict_New();
+        for (Py_ssize_t i = 0; keywords != NULL && i < PyTuple_Size(kwnames); i++) {
+            if (PyDict_SetItem(keywords, PyTuple_GetItem(kwnames, i), args[nargs + i]) < 0) {
+                goto done;
+            }
+        }
+        if (keywords == NULL) {
+            goto done;
+        }
+    }
+    result = PyObject_Call(method, positional, keywords);
+done:
+    Py_XDECREF(method);
+    Py_XDECREF(positional);
+    Py_XDECREF(keywords);
+    return result;
 }
 
 /* ---- Addresses ---------------------------------------------------------- */
@@ -549,10 +626,24 @@ PyDoc_STRVAR(socket_doc,
 "SMCPROTO_SMC or SMCPROTO_SMC6.  Raises OSError; EAFNOSUPPORT then means a kernel\n"
 "without SMC.");
 
+/* A descriptor; -1 with errno set. */
+static int
+open_socket(int family, int type, int proto)
+{
+    int fd, error;
+    /* Blocks while the kernel loads the smc module. */
+    Py_BEGIN_ALLOW_THREADS
+    fd = socket(family, type | SOCK_CLOEXEC, proto);
+    error = errno;
+    Py_END_ALLOW_THREADS
+    errno = error;
+    return fd;
+}
+
 static PyObject *
 smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
 {
-    int type, proto, family = AF_SMC, fd, error;
+    int type, proto, family = AF_SMC;
     if (nargs < 2 || nargs > 3) {
         return PyErr_Format(PyExc_TypeError, "socket() takes 2 or 3 arguments (%zd given)",
                             nargs);
@@ -561,16 +652,65 @@ smcsock_socket(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t na
         (nargs == 3 && !as_int(args[2], &family))) {
         return NULL;
     }
-    /* Blocks while the kernel loads the smc module. */
-    Py_BEGIN_ALLOW_THREADS
-    fd = socket(family, type | SOCK_CLOEXEC, proto);
-    error = errno;
-    Py_END_ALLOW_THREADS
-    if (fd < 0) {
-        errno = error;
+    int fd = open_socket(family, type, proto);
+    return fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
+}
+
+/* A number that is a new SMC socket's descriptor, which is opened when it is asked for.
+   _socket.socket.__init__() asks for it once its audit event has passed, which is when
+   the standard library calls socket(2), too. */
+typedef struct {
+    PyObject_HEAD
+    int type;
+    int proto;
+    int fd;
+    int error; /* errno of socket(2) */
+} opening;
+
+static PyObject *
+opening_index(PyObject *self)
+{
+    opening *o = (opening *)self;
+    o->fd = open_socket(AF_SMC, o->type, o->proto);
+    if (o->fd < 0) {
+        o->error = errno;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    return PyLong_FromLong(fd);
+    return PyLong_FromLong(o->fd);
+}
+
+static void
+opening_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot opening_slots[] = {
+    {Py_nb_index, (void *)opening_index},
+    {Py_tp_dealloc, (void *)opening_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec opening_spec = {
+    .name = "smcsock._smcsock.Opening",
+    .basicsize = sizeof(opening),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = opening_slots,
+};
+
+static opening *
+new_opening(module_state *state, int type, int proto)
+{
+    opening *o = PyObject_New(opening, (PyTypeObject *)state->opening_type);
+    if (o != NULL) {
+        o->type = type;
+        o->proto = proto;
+        o->fd = -1;
+        o->error = 0;
+    }
+    return o;
 }
 
 static bool
@@ -1410,6 +1550,26 @@ smcsock_connect_ex(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
                    : call_standard(&c, c.state->connect_ex_function, "connect_ex", args[1]);
 }
 
+PyDoc_STRVAR(opening_doc,
+"opening($module, type, proto, /)\n--\n\n"
+"A number for _socket.socket() to take as a descriptor: that of a new SMC socket,\n"
+"which is opened when the number is asked for, once its audit event has passed.");
+
+static PyObject *
+smcsock_opening(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    module_state *state = PyModule_GetState(module);
+    int type, proto;
+    if (nargs != 2) {
+        return PyErr_Format(PyExc_TypeError, "opening() takes exactly 2 arguments (%zd given)",
+                            nargs);
+    }
+    if (!as_int(args[0], &type) || !as_int(args[1], &proto)) {
+        return NULL;
+    }
+    return (PyObject *)new_opening(state, type, proto);
+}
+
 PyDoc_STRVAR(inode_doc,
 "inode($module, sock, /)\n--\n\n"
 "The inode of the file behind a socket.socket; 0 if it is closed.");
@@ -1481,7 +1641,188 @@ smcsock_replace(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             METH_METHOD | METH_FASTCALL | METH_KEYWORDS, doc                          \
     }
 
+/* Closes the descriptor of a socket that came to nothing; the exception stays. */
+static void
+abandon(module_state *state, PyObject *sock, int fd)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *detached = PyObject_CallMethod(state->socket_type, "detach", "O", sock);
+    if (detached == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(detached);
+    close(fd);
+    PyErr_Restore(type, value, traceback);
+}
+
+static bool
+set_member(const module_state *state, PyObject *sock, int member, PyObject *value)
+{
+    return state->set_member(state->members[member], sock, value) == 0;
+}
+
+enum { OTHERWISE, OPENED, FAILED };
+
+/* What socket.__init__() does, for a new SMC socket of the kernel.  OTHERWISE, with no
+   exception set, if the kernel has no SMC or does not allow it now. */
+static int
+open_presented(module_state *state, PyObject *self, PyObject *type, int type_number,
+               const presentation *p)
+{
+    if (p->is_smc && !audit_new(state, self, p->family, type, p->proto)) {
+        return FAILED;
+    }
+    opening *o = new_opening(state, type_number, p->smcproto);
+    if (o == NULL) {
+        return FAILED;
+    }
+    PyObject *args = PyTuple_Pack(4, p->inet, type, p->proto, (PyObject *)o);
+    bool ok = args != NULL && set_member(state, self, FAMILY, p->family) &&
+              set_member(state, self, INET, p->inet) &&
+              set_member(state, self, PROTO, p->proto) &&
+              set_member(state, self, IS_TCP, Py_False) &&
+              state->socket_init(self, args, NULL) == 0 &&
+              set_member(state, self, IO_REFS, state->zero) &&
+              set_member(state, self, CLOSED, Py_False);
+    Py_XDECREF(args);
+    if (!ok && o->fd >= 0) {
+        abandon(state, self, o->fd);
+    }
+    int error = o->error;
+    Py_DECREF(o);
+    if (error == EAFNOSUPPORT || error == EACCES || error == EPERM) {
+        PyErr_Clear();
+        return OTHERWISE;
+    }
+    return ok ? OPENED : FAILED;
+}
+
+/* The presentation for what __init__() got, NULL if it has to be looked at more closely. */
+static const presentation *
+find_presentation(const module_state *state, PyObject *const *args, Py_ssize_t nargs,
+                  int asked[3])
+{
+    for (Py_ssize_t i = 0; i < nargs; i++) {
+        int overflow = 0;
+        if (!PyLong_Check(args[i])) {
+            return NULL;
+        }
+        long value = PyLong_AsLongAndOverflow(args[i], &overflow);
+        if (overflow || value < -1 || value > INT_MAX) {
+            return NULL;
+        }
+        asked[i] = (int)value;
+    }
+    for (size_t i = 0; i < state->presentations_count; i++) {
+        const presentation *p = &state->presentations[i];
+        if (p->asked_family == asked[0] && p->asked_proto == asked[2]) {
+            return p;
+        }
+    }
+    return NULL;
+}
+
+PyDoc_STRVAR(init_doc,
+"__init__($self, /, family=-1, type=-1, proto=-1, fileno=None, *, fallback=None)\n--\n\n"
+"Opens a socket or adopts a descriptor; see help(type(self)).");
+
+static PyObject *
+socket_initialize(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
+{
+    module_state *state = PyType_GetModuleState(type);
+    const presentation *p = NULL;
+    int asked[3] = {-1, -1, -1};
+    if (kwnames == NULL && nargs <= 3 && atomic_load(&state->opens_directly) &&
+        PyObject_TypeCheck(self, (PyTypeObject *)state->own_type)) {
+        p = find_presentation(state, args, nargs, asked);
+    }
+    if (p != NULL) {
+        bool is_default = asked[1] == -1;
+        switch (open_presented(state, self, is_default ? state->stream : args[1],
+                               is_default ? SOCK_STREAM : asked[1], p)) {
+        case OPENED:
+            Py_RETURN_NONE;
+        case FAILED:
+            return NULL;
+        default:
+            break;
+        }
+    }
+    return call_method(self, "_init", args, nargs, kwnames);
+}
+
+PyDoc_STRVAR(present_doc,
+"present($module, type, table, /)\n--\n\n"
+"Sets the class whose sockets __init__() may open, and how they can present themselves:\n"
+"of each presentation the family and proto that are asked for; family, inet and proto of\n"
+"the socket; and the kernel's proto.  To be called once.");
+
+static bool
+find_members(module_state *state, PyObject *type)
+{
+    for (int i = 0; i < MEMBERS; i++) {
+        state->members[i] = PyObject_GetAttrString(type, member_names[i]);
+        if (state->members[i] == NULL) {
+            return false;
+        }
+        descrsetfunc set =
+            (descrsetfunc)PyType_GetSlot(Py_TYPE(state->members[i]), Py_tp_descr_set);
+        if (set == NULL || (i > 0 && set != state->set_member)) {
+            PyErr_SetString(PyExc_TypeError, "present() needs a class with __slots__");
+            return false;
+        }
+        state->set_member = set;
+    }
+    state->own_type = Py_NewRef(type);
+    return true;
+}
+
+static PyObject *
+smcsock_present(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    module_state *state = PyModule_GetState(module);
+    if (nargs != 2 || state->own_type != NULL) {
+        PyErr_SetString(PyExc_TypeError, "present() takes two arguments, once");
+        return NULL;
+    }
+    PyObject *table = args[1];
+    Py_ssize_t count = PyTuple_Size(table);
+    if (count < 0 || !find_members(state, args[0])) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count && state->presentations_count < MAX_PRESENTATIONS; i++) {
+        presentation *p = &state->presentations[state->presentations_count];
+        if (!PyArg_ParseTuple(PyTuple_GetItem(table, i), "iiOOOi;a presentation",
+                              &p->asked_family, &p->asked_proto, &p->family, &p->inet,
+                              &p->proto, &p->smcproto)) {
+            return NULL;
+        }
+        p->is_smc = PyLong_AsLong(p->family) == AF_SMC;
+        Py_INCREF(p->family);
+        Py_INCREF(p->inet);
+        Py_INCREF(p->proto);
+        state->presentations_count++;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(open_directly_doc,
+"open_directly($module, on, /)\n--\n\n"
+"Whether socket.__init__() opens an SMC socket of a known presentation by itself; else\n"
+"and for all else it calls _init().");
+
+static PyObject *
+smcsock_open_directly(PyObject *module, PyObject *on)
+{
+    module_state *state = PyModule_GetState(module);
+    atomic_store(&state->opens_directly, on == Py_True);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef socket_methods[] = {
+    METHOD("__init__", socket_initialize, init_doc),
     METHOD("bind", socket_bind, bind_doc),
     METHOD("listen", socket_listen, listen_doc),
     METHOD("_accept", socket_accept, accept_doc),
@@ -1519,10 +1860,13 @@ static PyMethodDef module_methods[] = {
     FUNCTION("accept", smcsock_accept, accept_function_doc),
     FUNCTION("connect", smcsock_connect, connect_function_doc),
     FUNCTION("connect_ex", smcsock_connect_ex, connect_ex_function_doc),
+    FUNCTION("opening", smcsock_opening, opening_doc),
     FUNCTION("inode", smcsock_inode, inode_doc),
     FUNCTION("replace", smcsock_replace, replace_doc),
     {"identify", smcsock_identify, METH_O, identify_doc},
     FUNCTION("records", smcsock_records, records_doc),
+    FUNCTION("present", smcsock_present, present_doc),
+    {"open_directly", smcsock_open_directly, METH_O, open_directly_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1560,6 +1904,8 @@ find_socket_functions(module_state *state)
     if (state->socket_type == NULL) {
         return false;
     }
+    state->socket_init =
+        (initproc)PyType_GetSlot((PyTypeObject *)state->socket_type, Py_tp_init);
     /* Without a descriptor, as before __init__(). */
     PyObject *sock =
         PyObject_CallMethod(state->socket_type, "__new__", "O", state->socket_type);
@@ -1636,6 +1982,14 @@ add_handshake_interrupted(PyObject *module, module_state *state)
                                  state->handshake_interrupted) == 0;
 }
 
+static bool
+make_constants(module_state *state)
+{
+    return (state->str_socket_new = PyUnicode_InternFromString("socket.__new__")) != NULL &&
+           (state->zero = PyLong_FromLong(0)) != NULL &&
+           (state->stream = PyLong_FromLong(SOCK_STREAM)) != NULL;
+}
+
 static int
 module_exec(PyObject *module)
 {
@@ -1645,6 +1999,8 @@ module_exec(PyObject *module)
         (state->gaierror = import_attribute("_socket", "gaierror")) == NULL ||
         (state->str_socket_bind = PyUnicode_InternFromString("socket.bind")) == NULL ||
         (state->str_socket_connect = PyUnicode_InternFromString("socket.connect")) == NULL ||
+        !make_constants(state) ||
+        (state->opening_type = PyType_FromModuleAndSpec(module, &opening_spec, NULL)) == NULL ||
         !add_handshake_interrupted(module, state) || !add_socket_methods(module) ||
         PyModule_AddIntMacro(module, AF_SMC) < 0 ||
         PyModule_AddIntMacro(module, SMCPROTO_SMC) < 0 ||
@@ -1663,6 +2019,18 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     module_state *state = PyModule_GetState(module);
     Py_VISIT(state->gaierror);
     Py_VISIT(state->socket_type);
+    Py_VISIT(state->opening_type);
+    Py_VISIT(state->own_type);
+    for (int i = 0; i < MEMBERS; i++) {
+        Py_VISIT(state->members[i]);
+    }
+    Py_VISIT(state->zero);
+    Py_VISIT(state->stream);
+    for (size_t i = 0; i < state->presentations_count; i++) {
+        Py_VISIT(state->presentations[i].family);
+        Py_VISIT(state->presentations[i].inet);
+        Py_VISIT(state->presentations[i].proto);
+    }
     Py_VISIT(state->handshake_interrupted);
     Py_VISIT(state->audit);
     Py_VISIT(state->family);
@@ -1677,6 +2045,20 @@ module_clear(PyObject *module)
     module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->gaierror);
     Py_CLEAR(state->socket_type);
+    Py_CLEAR(state->opening_type);
+    Py_CLEAR(state->own_type);
+    for (int i = 0; i < MEMBERS; i++) {
+        Py_CLEAR(state->members[i]);
+    }
+    Py_CLEAR(state->str_socket_new);
+    Py_CLEAR(state->zero);
+    Py_CLEAR(state->stream);
+    while (state->presentations_count > 0) {
+        presentation *p = &state->presentations[--state->presentations_count];
+        Py_CLEAR(p->family);
+        Py_CLEAR(p->inet);
+        Py_CLEAR(p->proto);
+    }
     Py_CLEAR(state->handshake_interrupted);
     Py_CLEAR(state->audit);
     Py_CLEAR(state->family);

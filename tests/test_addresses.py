@@ -372,7 +372,7 @@ class Probe(_smcsock.SocketMethods, socket.socket):
     """A UDP socket: it connects to all that has a route without a word on the network."""
 
     def __init__(self, family: socket.AddressFamily) -> None:
-        super().__init__(family, socket.SOCK_DGRAM)
+        socket.socket.__init__(self, family, socket.SOCK_DGRAM)
         self._inet = family
 
 

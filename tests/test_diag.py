@@ -841,6 +841,29 @@ def test_import_loads_neither_the_extra_nor_an_event_loop() -> None:
 
 
 @on_host
+def test_import_costs_little_more_than_the_socket_modules() -> None:
+    code = """
+import sys, socket
+before = set(sys.modules)
+import smcsock
+print(sorted({name for name in sys.modules if "smcsock" not in name} - before - {"__future__"}))
+"""
+    assert run(code) == "[]\n"
+
+
+@on_host
+def test_smc_info_works_after_a_change_of_the_root(tmp_path: Path) -> None:
+    need_root()
+    code = f"""
+import os, smcsock
+sock = smcsock.socket(fallback="tcp")
+os.chroot({str(tmp_path)!r})
+print(sock.smc_info().peer, smcsock.socket(fallback="tcp").fileno() > 0)
+"""
+    assert run(code) == "None True\n"
+
+
+@on_host
 def test_without_the_extra_only_sockets_are_listed() -> None:
     code = """
 import sys

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -32,10 +34,11 @@ from test_smc_info import NOBODY, in_child, need_root
 from test_socket import LIMIT, Pair
 from test_socket import time_limit as time_limit
 
-from smcsock import Mode, State, _cli, diag
+from smcsock import Mode, SmcInfo, State, _cli, diag
 from smcsock._cli import main
 from smcsock._cli._common import ExitCode
-from smcsock._cli._diag import say_table
+from smcsock._cli._diag import say_items, say_lists, say_table
+from smcsock._cli._filter import parse_filter
 from smcsock.diag._errors import NOT_PERMITTED as NOT_PERMITTED_TEXT
 
 __all__ = ["changing", "own_pnet_table", "own_ueids"]
@@ -54,8 +57,6 @@ CHANGING = [
     "hs-limit disable",
 ]
 OK, FAILED, USAGE, NO_SMC, NOT_PERMITTED, INTERRUPTED, OUTPUT_GONE = 0, 1, 2, 3, 4, 130, 141
-
-showing = pytest.mark.parametrize("command", SHOWING)
 
 
 class Shell:
@@ -243,7 +244,140 @@ def test_ss_shows_links(shell: Shell, pair: Pair, smc_mode: Mode) -> None:
         ]
 
 
+@pytest.mark.parametrize("words", ["sport = :{port}", "src 127.0.0.0/8:{port} or dst [::2]:1"])
+def test_ss_filters(words: str, shell: Shell, pair: Pair) -> None:
+    client, _ = pair
+    words = words.format(port=client.getsockname()[1])
+    shown = [entry["inode"] for entry in shell.json(f"ss {words}")]
+    assert shown == [inode_of(client)]
+
+
+def test_ss_filter_of_states_is_not_about_connected_sockets_only(
+    shell: Shell, smc_mode: Mode
+) -> None:
+    with SMC.listener() as listener, SMC.open() as new:
+        found = {
+            words: {entry["inode"] for entry in shell.json(f"ss {words}")}
+            for words in ("state listening", "exclude init", "state init or state closed")
+        }
+    inodes = {inode_of(listener), inode_of(new)}
+    assert [shown & inodes for shown in found.values()] == [
+        {inode_of(listener)},
+        {inode_of(listener)},
+        {inode_of(new)},
+    ]
+
+
+def test_ss_names_the_processes_that_have_a_socket(shell: Shell, pair: Pair) -> None:
+    by_inode = {entry["inode"]: entry["processes"] for entry in shell.json("ss -p")}
+    name = Path("/proc/self/comm").read_text().strip()
+    for sock in pair:
+        own = {"name": name, "pid": os.getpid(), "fd": sock.fileno()}
+        assert by_inode[inode_of(sock)] == [own]
+        assert any(
+            line.endswith(f"  {name}({os.getpid()}):{sock.fileno()}")
+            for line in shell.lines("ss -p")
+        )
+
+
+def test_ss_says_that_processes_of_others_are_hidden(shell: Shell, pair: Pair) -> None:
+    need_root()
+
+    def ask() -> str:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+        status, out, err = shell.run("ss -p")
+        return repr((status, f" {inode_of(pair[0])} " in out, "try as root" in err))
+
+    assert in_child(ask) == repr((OK, True, True))
+
+
+@pytest.mark.parametrize("options", ["", "-p", "--json", "--json -p"])
+def test_ss_watches_until_ctrl_c(
+    options: str, shell: Shell, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    status, out, _ = shell.run(f"ss -a {options} --watch 3600")
+    assert status == INTERRUPTED
+    if "--json" in options:
+        shown = [{entry["inode"] for entry in json.loads(line)} for line in out.splitlines()]
+        assert len(shown) == 2
+        assert all(inode_of(sock) in inodes for sock in pair for inodes in shown)
+    else:
+        assert out.count(" Peer Address ") == 2
+        assert out.count(f" {inode_of(pair[0])} ") == 2
+
+
+MADE_UP = SmcInfo(Mode.SMCD, local=("10.1.2.3", 80), peer=("2001:db8::1", 5432, 0, 0),
+                  state=State.ACTIVE)  # fmt: skip
+
+
+@on_host
+@pytest.mark.parametrize(
+    ("words", "matches"),
+    [
+        ("", True),
+        ("src 10.1.2.3", True),
+        ("src 10.1.0.0/16:80", True),
+        ("src 10.1.0.0/16:81", False),
+        ("src != 10.1.2.3", False),
+        ("src :80 dst *:5432", True),
+        ("dst [2001:db8::]/32:5432", True),
+        ("dst 2001:db8::1", True),
+        ("dst 10.1.2.3", False),
+        ("sport = :80 and dport >= 5432", True),
+        ("sport lt 80 or dport gt 5432", False),
+        ("not sport 80", False),
+        ("! ( sport 80 and dport 1 ) & state established", True),
+        ("dport 1 or sport 80 dport 2", False),
+        ("( dport 1 or sport 80 ) dport 5432", True),
+        ("state active", True),
+        ("state connected", True),
+        ("exclude listen", True),
+        ("state listening", False),
+        ("mode SMC-D", True),
+        ("mode tcp", False),
+    ],
+)
+def test_filter_of_sockets(words: str, matches: bool) -> None:
+    is_wanted, has_state = parse_filter(words.split())
+    assert is_wanted(MADE_UP) is matches
+    assert has_state is ("state" in words or "exclude" in words)
+
+
+@on_host
+def test_filter_takes_ipv4_written_as_ipv6_for_ipv4() -> None:
+    is_wanted, _ = parse_filter(["src", "10.0.0.0/8"])
+    assert is_wanted(SmcInfo(Mode.TCP, local=("::ffff:10.1.2.3", 80, 0, 0)))
+    assert not is_wanted(SmcInfo(Mode.TCP, local=("fe80::1%eth0", 80, 0, 2)))
+    assert not is_wanted(SmcInfo(None))
+
+
 # ----- the others
+
+
+def test_link_groups_are_filtered(shell: Shell, pair: Pair, smc_mode: Mode) -> None:
+    if smc_mode is Mode.TCP:
+        pytest.skip("needs a link group")
+    groups = diag.link_groups()
+    wanted = groups[0]
+    assert len(shell.json(f"linkgroups --id {wanted.id:x}")[smc_mode.replace("-", "").lower()]) == 1
+    nothing: dict[str, list[Any]] = {"smcd": [], "smcr": [], "links": []}
+    assert shell.json("linkgroups --id fffffff") == nothing
+    assert shell.json("linkgroups --netdev none") == nothing
+    assert shell.json("linkgroups --pnetid NONE") == nothing
+    if smc_mode is Mode.SMCR:
+        shown = shell.json("linkgroups --netdev lo --ibdev rxe0")
+        assert [group["id"] for group in shown["smcr"]] == [group.id for group in groups]
+        assert len(shown["links"]) == len(diag.links())
 
 
 def test_link_groups_and_links(shell: Shell, pair: Pair, smc_mode: Mode) -> None:
@@ -437,6 +571,20 @@ def test_limitation_of_handshakes(shell: Shell, changing: None) -> None:
         ("ss -l -a", "--listening cannot be used with --all"),
         ("ss -l -d", "--listening cannot be used with --debug"),
         ("ss -l -R", "--listening cannot be used with --smcr"),
+        ("ss --watch 0", "not a number of seconds"),
+        ("ss dst", "the filter ends where an address is expected"),
+        ("ss dst example.com", "not an IP address or network: 'example.com'"),
+        ("ss dst 10.0.0.0/33", "not an IP address or network"),
+        ("ss src 10.0.0.1:70000", "not a port number (0 to 65535): '70000'"),
+        ("ss dst > 10.0.0.1", "addresses are equal or not"),
+        ("ss sport http", "not a port number"),
+        ("ss state wrong", "not a state: 'wrong'"),
+        ("ss mode smc", "not a mode: 'smc'"),
+        ("ss ( dst 10.0.0.1", "the filter ends where ')' is expected"),
+        ("ss dst 10.0.0.1 )", "not expected here: ')'"),
+        ("ss dst 10.0.0.1 or", "the filter ends where a condition is expected"),
+        ("ss 10.0.0.1", "not a word of a filter: '10.0.0.1'"),
+        ("linkgroups --id x", "not a hexadecimal number: 'x'"),
         ("linkgroups -D -l", "not allowed with"),
         ("devices -D -R", "not allowed with"),
         ("stats --watch 0", "not a number of seconds"),
@@ -492,20 +640,6 @@ def test_changing_takes_privilege(shell: Shell, smc_mode: Mode) -> None:
     assert in_child(attempt) == repr({(ExitCode.NOT_PERMITTED, "", text)})
 
 
-@showing
-def test_tables_need_rich_and_json_does_not(
-    command: str, shell: Shell, smc_mode: Mode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("rich", "rich.console", "rich.table", "rich.text"):
-        monkeypatch.setitem(sys.modules, name, None)
-    shell.json(command)
-    status, _, err = shell.run(command)
-    assert status == FAILED
-    assert err == (
-        "smcsock: this needs the Python package rich: pip install 'smcsock[diag]'; or use --json\n"
-    )
-
-
 @on_host
 def test_missing_pyroute2_is_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("pyroute2", "pyroute2.netlink"):
@@ -530,11 +664,12 @@ def table(headers: Sequence[str], rows: Any, **kwargs: Any) -> Callable[[], None
     return lambda: say_table(headers, rows, **kwargs)
 
 
-def at_a_terminal(columns: int, show: Callable[[], None]) -> list[str]:
+def at_a_terminal(columns: int, show: Callable[[], None], *, strip: bool = True) -> list[str]:
     """The lines that are printed at a terminal, without its control sequences."""
     pid, terminal = pty.fork()
     if pid == 0:
         with contextlib.suppress(BaseException):
+            os.environ.pop("NO_COLOR", None)
             os.environ.update(COLUMNS=str(columns), TERM="xterm")
             sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), write_through=True)
             show()
@@ -545,7 +680,8 @@ def at_a_terminal(columns: int, show: Callable[[], None]) -> list[str]:
             while chunk := stream.read(65536):
                 data += chunk
     os.waitpid(pid, 0)
-    return re.sub(r"\x1b\[[\d;]*m", "", data.decode()).split("\r\n")[:-1]
+    text = re.sub(r"\x1b\[[\d;]*m", "", data.decode()) if strip else data.decode()
+    return text.split("\r\n")[:-1]
 
 
 @on_host
@@ -556,6 +692,73 @@ def test_table_leaves_nothing_out(capsys: pytest.CaptureFixture[str]) -> None:
         f"[::1]:80      7  {ROWS[0][2].rstrip()}",
         "*         12345",
     ]
+
+
+@on_host
+def test_table_is_printed_as_its_rows_come(capsys: pytest.CaptureFixture[str]) -> None:
+    printed: list[int] = []
+
+    def rows() -> Iterator[tuple[str, int]]:
+        for n in range(10000):
+            yield f"name {n}", n
+            if n in (5000, 9999):
+                printed.append(len(capsys.readouterr().out.splitlines()))
+
+    say_table(("Name", "Number"), rows())
+    assert printed[0] > 4000
+    assert len(capsys.readouterr().out.splitlines()) + sum(printed) >= 10000
+
+
+@on_host
+def test_columns_grow_with_later_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    say_table(("N", "Text"), [*[(1, "x")] * 1000, (12345, "y" * 30), (2, "z")])
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[1], lines[-2], lines[-1]) == ("1  x", f"12345  {'y' * 30}", "    2  z")
+
+
+@on_host
+def test_error_in_place_of_the_first_row_comes_before_any_output(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def rows() -> Iterator[Any]:
+        raise OSError(errno.EPERM, "no")
+        yield
+
+    shows: list[Callable[[], None]] = [
+        lambda: say_table(("Name",), rows(), title="Title"),
+        lambda: say_items(rows()),
+        lambda: say_lists({"name": rows()}),
+    ]
+    for show in shows:
+        with pytest.raises(OSError, match="no"):
+            show()
+    assert capsys.readouterr().out == ""
+
+
+@on_host
+@pytest.mark.parametrize("items", [[], [{"a": 1}], [{"a": 1}, {"a": [2]}]])
+def test_items_are_json_in_lines(items: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    say_items(iter(items))
+    assert json.loads(capsys.readouterr().out) == items
+    say_lists({"one": iter(items), "two": items})
+    assert json.loads(capsys.readouterr().out) == {"one": items, "two": items}
+
+
+@on_host
+def test_table_does_not_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say_table(("Name", "N"), [("a\x1b[2J\nb", 1)])
+    assert capsys.readouterr().out.splitlines()[1].split() == ["a\\x1b[2J\\nb", "1"]
+
+
+@on_host
+@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_headers_are_plain_where_wanted(env: dict[str, str]) -> None:
+    def show() -> None:
+        os.environ.update(env)
+        say_table(HEADERS, ROWS[1:])
+
+    assert "\x1b" not in "".join(at_a_terminal(80, show, strip=False))
+    assert "\x1b[1m" in "".join(at_a_terminal(80, table(HEADERS, ROWS), strip=False))
 
 
 @on_host

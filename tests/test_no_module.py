@@ -13,7 +13,7 @@ from conftest import VM_MODE, Presentation
 from test_smc_info import run_kmod
 
 import smcsock
-from smcsock import Mode, SMCUnsupportedError, _opening
+from smcsock import DiagUnavailableError, Mode, SMCUnsupportedError, _opening, _sock_diag
 from smcsock._machine import module_state
 
 HELPER = Path("/proc/sys/kernel/modprobe")
@@ -39,6 +39,7 @@ def modprobes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         unload("smc_diag")
         unload("smc")
         monkeypatch.setattr(_opening, "_was_lacking", None)
+        monkeypatch.setattr(_sock_diag, "_was_lacking", False)
         monkeypatch.delenv("SMCSOCK_FALLBACK", raising=False)
         yield lambda: len(log.read_text().splitlines())
     finally:
@@ -108,3 +109,21 @@ def test_a_module_that_is_loaded_later_is_noticed(presentation: Presentation) ->
         domain = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
         assert domain == smcsock.AF_SMC
     assert smcsock.has_smc()
+
+
+@pytest.mark.skipif(VM_MODE == "none", reason="no module can be loaded here")
+def test_the_kernel_looks_for_smc_diag_once(
+    presentation: Presentation, modprobes: Callable[[], int]
+) -> None:
+    run_kmod("modprobe", "smc")
+    with presentation.open() as sock:
+        for _ in range(3):
+            with pytest.raises(DiagUnavailableError):
+                sock.smc_info()
+            with pytest.raises(DiagUnavailableError):
+                list(_sock_diag.each_record())
+        assert modprobes() == 1
+        run_kmod("modprobe", "smc_diag")
+        assert sock.smc_info().mode is None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        sock.smc_info()

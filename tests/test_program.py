@@ -325,3 +325,36 @@ def test_the_python_of_a_command_follows(kind: str, place: Path) -> None:
     assert result.stdout == "['-x', 'y z'] socket\n"
     # Its report: it is under smcsock.
     assert result.stderr == "smcsock: no connections\n" + ("0\n" if kind == "launcher" else "")
+
+
+WORKER = """
+import multiprocessing, socket
+
+def work(sock):
+    sock.sendall(b"x")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        socket.create_connection(listener.getsockname()).close()
+    return type(sock) is socket.socket
+
+if __name__ == "__main__":
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()) as sock:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                print(pool.apply(work, (sock,)))
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--children",)], ids=str)
+def test_workers_of_an_environment_that_lacks_smcsock(
+    options: tuple[str, ...], place: Path
+) -> None:
+    environment = place / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    python = environment / "bin/python"
+    absent = "import importlib.util, sys; sys.exit(importlib.util.find_spec('smcsock') is not None)"
+    subprocess.run([python, "-c", absent], check=True)
+    write(place / "bin/tool", f"#!{python}\n{WORKER}")
+    result = run(*options, "tool")
+    assert result.stdout == "True\n"
+    connections = 1 + len(options)  # the worker's, too
+    assert result.stderr.startswith(f"smcsock: {connections} connection")

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import gc
 import hashlib
+import inspect
 import io
 import os
 import pickle
@@ -1449,3 +1450,30 @@ def test_asyncio_streams_use_the_socket(inet: Presentation) -> None:
         return data
 
     assert asyncio.run(asyncio.wait_for(main(), LIMIT)) == (bytes(range(250)) * 1000)[::-1]
+
+
+# ----- what the constructor does without Python
+
+
+@pytest.mark.parametrize("arguments", [(), (socket.AF_INET,), (socket.AF_INET6, 1, 0)], ids=repr)
+def test_later_sockets_are_as_the_first(arguments: tuple[Any, ...]) -> None:
+    """The constructor opens by itself what was opened before."""
+    with smcsock.socket(*arguments) as first, smcsock.socket(*arguments) as later:
+        for name in ("family", "type", "proto", "_inet", "_is_tcp", "_io_refs", "_closed"):
+            assert getattr(later, name) == getattr(first, name)
+            assert type(getattr(later, name)) is type(getattr(first, name))
+        assert later.gettimeout() == first.gettimeout()
+        assert not os.get_inheritable(later.fileno())
+
+
+def test_constructor_sets_what_the_standard_librarys_sets() -> None:
+    with socket.socket() as plain, smcsock.socket(), smcsock.socket() as sock:
+        for name in socket.socket.__slots__:
+            assert hasattr(sock, name) == hasattr(plain, name)
+            assert getattr(sock, name, None) == getattr(plain, name, None)
+
+
+def test_constructor_can_be_looked_at() -> None:
+    parameters = inspect.signature(smcsock.socket).parameters
+    assert list(parameters) == ["family", "type", "proto", "fileno", "fallback"]
+    assert parameters["fallback"].kind is inspect.Parameter.KEYWORD_ONLY

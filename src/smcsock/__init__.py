@@ -5,8 +5,6 @@ where both hosts can do it: SMC-D (ISM devices, loopback-ism) or SMC-R (RDMA).
 ``sock.smc_info()`` tells whether a connection does, and why if it does not.
 """
 
-from typing import TYPE_CHECKING, Any
-
 from ._errors import (
     DiagUnavailableError,
     FallbackError,
@@ -14,18 +12,6 @@ from ._errors import (
     SMCUnsupportedError,
 )
 from ._helpers import create_connection, create_server
-from ._info import (
-    Connection,
-    ConnectionFlag,
-    Cursor,
-    Dmb,
-    LinkGroup,
-    Mode,
-    ProducerFlag,
-    SmcInfo,
-    State,
-)
-from ._reasons import Reason
 from ._smcsock import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SMCPROTO_SMC, SMCPROTO_SMC6, SOL_SMC
 from ._socket import fromfd, has_smc, smc_info, socket
 
@@ -66,16 +52,47 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# What needs modules that most programs do not: imported when it is first asked for.
+# What needs modules that most programs do not: imported when it is first asked for. Not
+# even typing is loaded with the package: import smcsock shall cost little more than socket.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from . import aio as aio
     from . import diag as diag
     from . import doctor as doctor
     from ._dropin import install, installed, uninstall
     from ._dropin._report import Outcome, Report
+    from ._info import (
+        Connection,
+        ConnectionFlag,
+        Cursor,
+        Dmb,
+        LinkGroup,
+        Mode,
+        ProducerFlag,
+        SmcInfo,
+        State,
+    )
+    from ._reasons import Reason
     from ._ssl import SSLSocket
 else:
     _LATER = {
+        **dict.fromkeys(
+            (
+                "Connection",
+                "ConnectionFlag",
+                "Cursor",
+                "Dmb",
+                "LinkGroup",
+                "Mode",
+                "ProducerFlag",
+                "SmcInfo",
+                "State",
+            ),
+            "_info",
+        ),
+        "Reason": "_reasons",
         "Outcome": "_dropin._report",
         "Report": "_dropin._report",
         "SSLSocket": "_ssl",
@@ -84,7 +101,7 @@ else:
         "uninstall": "_dropin",
     }
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> "Any":
         from importlib import import_module
 
         if name in ("aio", "diag", "doctor"):

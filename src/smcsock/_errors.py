@@ -1,15 +1,20 @@
 """The errors that only SMC has."""
 
+from __future__ import annotations
+
 import errno
 import os
-from typing import TYPE_CHECKING, Any
 
 from ._smcsock import HandshakeInterruptedError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._info import SmcInfo
 
 __all__ = [
+    "CONFINED",
     "NO_SMC",
     "DiagUnavailableError",
     "FallbackError",
@@ -21,6 +26,10 @@ NO_SMC = (
     "this kernel has no SMC, or its module is not loaded: try 'modprobe smc' as root; if there "
     "is no such module, install the package with the full set of kernel modules (linux-image-* "
     "on Debian, linux-modules-extra-* on Ubuntu) or a kernel built with CONFIG_SMC"
+)
+CONFINED = (
+    "this process may not open netlink sockets: look at what confines it (a container, "
+    "seccomp, RestrictAddressFamilies= of a systemd service)"
 )
 _NO_DIAG = (
     "the kernel does not answer sock_diag queries about SMC sockets: its smc_diag module "
@@ -51,12 +60,12 @@ class FallbackError(ConnectionAbortedError):
 
     __module__ = "smcsock"
 
-    def __init__(self, message: str, peer: Any = None, info: "SmcInfo | None" = None) -> None:
+    def __init__(self, message: str, peer: Any = None, info: SmcInfo | None = None) -> None:
         super().__init__(errno.EPROTONOSUPPORT, message)
         self.peer = peer
         self.info = info
 
-    def __reduce__(self) -> tuple[type["FallbackError"], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type[FallbackError], tuple[Any, ...]]:
         return type(self), (self.strerror, self.peer, self.info)
 
 

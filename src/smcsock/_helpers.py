@@ -1,12 +1,18 @@
 """create_connection and create_server, with the standard library's signatures."""
 
+from __future__ import annotations
+
 import errno
+import os
 import socket as _stdlib
-from typing import Any
 
 from ._errors import HandshakeInterruptedError
-from ._smcsock import IPPROTO_SMC
+from ._opening import open_ipproto_smc
 from ._socket import Fallback, socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["create_connection", "create_server"]
 
@@ -96,12 +102,14 @@ def open_shared(family: int, proto: int, fallback: Fallback | None) -> socket:
             if refused.errno != errno.EOPNOTSUPP:
                 raise
             try:
-                plain = _stdlib.socket(sock._inet, _stdlib.SOCK_STREAM, IPPROTO_SMC)
+                fd = open_ipproto_smc(sock._inet)
             except OSError:
                 raise refused from None
-        with plain:
-            sock = socket(family, proto=proto, fileno=plain.fileno())
-            plain.detach()
+        try:
+            sock = socket(family, proto=proto, fileno=fd)
+        except BaseException:
+            os.close(fd)
+            raise
         sock.setsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_REUSEPORT, 1)
     return sock
 

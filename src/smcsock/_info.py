@@ -5,7 +5,6 @@ the cursors and flags are those of RFC 7609. All numbers of a record are in the
 byte order of the host but for the ports and IP addresses.
 """
 
-import errno
 import struct
 import sys
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from enum import IntEnum, IntFlag, StrEnum
 from socket import AF_INET, AF_INET6, AddressFamily, inet_ntop
 from typing import Any, Protocol, TypeAlias
 
-from ._errors import DiagUnavailableError
 from ._reasons import Reason, reason
+from ._sock_diag import ask
 
 __all__ = [
     "Connection",
@@ -221,6 +220,7 @@ _SIZES = {
 }
 
 _MODES = {1: Mode.TCP, 2: Mode.SMCD}
+_STATES: dict[int, State] = {int(state): state for state in State}
 
 
 def _attributes(record: bytes) -> Iterator[tuple[int, bytes]]:
@@ -298,8 +298,11 @@ def _dmb(payload: bytes) -> Dmb:
     return Dmb(link_id, gid, peer_gid, token, peer_token)
 
 
-def decode(record: bytes, family: int) -> SmcInfo:
-    """A sock_diag record of a socket of IP family ``family`` as an SmcInfo."""
+def decode(record: bytes, family: int, *, details: bool = True) -> SmcInfo:
+    """A sock_diag record of a socket of IP family ``family`` as an SmcInfo.
+
+    Without ``details`` the connection, the link group and the DMBs are left out.
+    """
     (
         diag_family,
         state,
@@ -318,14 +321,15 @@ def decode(record: bytes, family: int) -> SmcInfo:
     fields: dict[str, Any] = {"mode": _MODES.get(mode)}
     for kind, payload in _attributes(record):
         if kind == _CONNINFO:
-            fields["connection"] = _connection(payload)
             # Mode 0 is SMC-R but also everything that is undecided; a socket
             # without a connection to a link group has no CONNINFO.
             if mode == 0:
                 fields["mode"] = Mode.SMCR
-        elif kind == _LGRINFO:
+            if details:
+                fields["connection"] = _connection(payload)
+        elif kind == _LGRINFO and details:
             fields["link_group"] = _link_group(payload)
-        elif kind == _DMBINFO:
+        elif kind == _DMBINFO and details:
             fields["dmb"] = _dmb(payload)
         elif kind == _SHUTDOWN:
             shutdown = payload[0]
@@ -339,7 +343,7 @@ def decode(record: bytes, family: int) -> SmcInfo:
         fields["peer"] = _address(family, dst, dport)
     return SmcInfo(
         family=diag_family,
-        state=State(state) if state in State._value2member_map_ else state,
+        state=_STATES.get(state, state),
         shutdown=shutdown,
         interface=interface,
         uid=uid,
@@ -362,10 +366,5 @@ def query(sock: _InetSocket) -> SmcInfo | None:
 
     Raises DiagUnavailableError where smc_diag is missing, else OSError.
     """
-    try:
-        record = sock._diag()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EPROTONOSUPPORT):
-            raise DiagUnavailableError from None
-        raise
+    record = ask(sock._diag)
     return None if record is None else decode(record, sock._inet)

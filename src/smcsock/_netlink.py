@@ -11,9 +11,13 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Generator, Iterator
 
-__all__ = ["CONFINED", "NLM_F_ACK", "NLM_F_DUMP", "NLM_F_REQUEST", "ask"]
+from ._errors import CONFINED
 
+__all__ = ["NETLINK_SOCK_DIAG", "NLM_F_ACK", "NLM_F_DUMP", "NLM_F_REQUEST", "ask", "pack"]
+
+NETLINK_SOCK_DIAG = 4
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 _NLMSG_NOOP, _NLMSG_ERROR, _NLMSG_DONE = 1, 2, 3
 
@@ -23,23 +27,22 @@ _ERRNO = struct.Struct("=i")
 # The kernel fills no more of a buffer for a dump at a time (netlink_dump, smc_diag_dump).
 _BUFFER_SIZE = 65536
 
-CONFINED = (
-    "this process may not open netlink sockets: look at what confines it (a container, "
-    "seccomp, RestrictAddressFamilies= of a systemd service)"
-)
+
+def pack(kind: int, flags: int, payload: bytes) -> bytes:
+    """A message with its header."""
+    return _HEADER.pack(_HEADER.size + len(payload), kind, flags, 1, 0) + payload
 
 
-def ask(protocol: int, message: bytes) -> list[bytes]:
-    """Sends one message; the messages of the answer, headers included.
+def ask(protocol: int, message: bytes) -> Iterator[bytes]:
+    """Sends one message; the messages of the answer as they come, headers included.
 
-    Raises the OSError that the kernel answers with.
+    The iterator raises the OSError that the kernel answers with.
     """
-    parts: list[bytes] = []
     with _open(protocol) as sock:
         sock.sendto(message, (0, 0))
-        while not _take(_receive(sock), parts):
-            pass
-    return parts
+        is_done = False
+        while not is_done:
+            is_done = yield from _parts(_receive(sock))
 
 
 def _open(protocol: int) -> socket.socket:
@@ -61,8 +64,8 @@ def _receive(sock: socket.socket) -> bytes:
     return data
 
 
-def _take(data: bytes, parts: list[bytes]) -> bool:
-    """Adds the messages of a datagram to the parts; True if it has the last one."""
+def _parts(data: bytes) -> Generator[bytes, None, bool]:
+    """The messages of a datagram; returns whether it has the last one."""
     at = 0
     while at < len(data):
         length, kind, *_ = _HEADER.unpack_from(data, at)
@@ -75,5 +78,5 @@ def _take(data: bytes, parts: list[bytes]) -> bool:
                 raise OSError(-code, os.strerror(-code))
             return True
         if kind != _NLMSG_NOOP:
-            parts.append(part)
+            yield part
     return False

@@ -1,32 +1,45 @@
 """How the descriptor of an SMC socket is opened, and what a kernel without SMC costs.
 
-socket(2) makes a kernel that does not know AF_SMC run modprobe, and waits for it: that
-happens once in a process. From then on it is asked again only when it has the module.
+socket(2) makes a kernel that does not know AF_SMC look for its module: that happens once
+in a process. From then on it is asked again only when it has the module.
 """
 
-import contextlib
+from __future__ import annotations
+
 import errno
 import os
 import socket as _stdlib
-from collections.abc import Callable
 
 from . import _smcsock
 from ._errors import SMCUnsupportedError
-from ._smcsock import SMCPROTO_SMC
+from ._modules import is_loaded
+from ._smcsock import IPPROTO_SMC, SMCPROTO_SMC
 
-__all__ = ["SANDBOXED", "Opening", "has_smc", "lacks_smc", "open_smc"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "SANDBOXED",
+    "Opening",
+    "had_smc",
+    "has_smc",
+    "lacks_smc",
+    "open_ipproto_smc",
+    "open_smc",
+]
 
 SANDBOXED = (errno.EACCES, errno.EPERM)
 """The errors of a process that may not open SMC sockets, whatever the kernel has."""
 
 _TYPE_FLAGS = _stdlib.SOCK_NONBLOCK | _stdlib.SOCK_CLOEXEC
 
-_MODULES = "/sys/module"
 _PROTOCOLS = "/proc/net/protocols"
 
 # What the kernel has said, None before it was asked. Set and read at once: needs no lock,
 # and is right after a fork.
 _was_lacking: bool | None = None
+_was_lacking_ipproto = False
 
 
 def has_smc() -> bool:
@@ -52,8 +65,10 @@ def has_smc() -> bool:
 def lacks_smc() -> bool:
     """Whether the kernel is known to have no SMC; makes it look for the module once at most."""
     if _was_lacking is None:
-        with contextlib.suppress(OSError):
+        try:
             has_smc()
+        except OSError:
+            return False
     return bool(_was_lacking) and not _is_loaded()
 
 
@@ -68,13 +83,36 @@ def open_smc(type: int, proto: int) -> int:
     if _was_lacking and type & ~_TYPE_FLAGS == _stdlib.SOCK_STREAM and not _is_loaded():
         raise SMCUnsupportedError
     try:
-        return _smcsock.socket(type, proto)
+        fd = _smcsock.socket(type, proto)
     except OSError as error:
         # With SMCPROTO_SMC6 alone it is a kernel without IPv6.
         if error.errno != errno.EAFNOSUPPORT or (proto != SMCPROTO_SMC and _has_smc_for_ipv4()):
             raise
+    else:
+        _was_lacking = False
+        return fd
     _was_lacking = True
     raise SMCUnsupportedError
+
+
+def open_ipproto_smc(family: int) -> int:
+    """The same of IPPROTO_SMC, for AF_INET or AF_INET6, where there are SMC sockets.
+
+    Raises OSError: EPROTONOSUPPORT before Linux 6.11.
+    """
+    global _was_lacking_ipproto
+    if _was_lacking_ipproto:
+        raise OSError(errno.EPROTONOSUPPORT, os.strerror(errno.EPROTONOSUPPORT))
+    try:
+        return _smcsock.socket(_stdlib.SOCK_STREAM, IPPROTO_SMC, family)
+    except OSError as error:
+        _was_lacking_ipproto = error.errno == errno.EPROTONOSUPPORT
+        raise
+
+
+def had_smc() -> bool:
+    """Whether the kernel had SMC when it was last asked."""
+    return _was_lacking is False
 
 
 def _has_smc_for_ipv4() -> bool:
@@ -83,10 +121,8 @@ def _has_smc_for_ipv4() -> bool:
 
 def _is_loaded() -> bool:
     """Whether the kernel has got its smc module meanwhile."""
-    if os.path.exists(f"{_MODULES}/smc"):
-        return True
-    # Quick, but not all may look there.
-    return not os.access(_MODULES, os.X_OK) and bool(_lists_smc())
+    loaded = is_loaded("smc")
+    return bool(_lists_smc()) if loaded is None else loaded
 
 
 def _lists_smc() -> bool | None:

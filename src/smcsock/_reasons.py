@@ -265,5 +265,5 @@ _KNOWN = {
 
 def reason(code: int) -> Reason:
     """The reason that a decline code stands for; codes that Linux lacks included."""
-    unknown = Reason(code, "", "a code that Linux does not define", "look it up on the peer")
-    return _KNOWN.get(code, unknown)
+    known = _KNOWN.get(code)
+    return known or Reason(code, "", "a code that Linux does not define", "look it up on the peer")

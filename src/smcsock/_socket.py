@@ -1,22 +1,34 @@
 """The type: socket.socket for SMC."""
 
+from __future__ import annotations
+
 import _socket
-import dataclasses
 import errno
 import os
 import select
 import socket as _stdlib
 import stat
 import sys
-from collections.abc import Callable
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from . import _smcsock
 from ._errors import DiagUnavailableError, FallbackError, SMCUnsupportedError
-from ._info import Mode, SmcInfo, query
-from ._opening import SANDBOXED, Opening, has_smc, lacks_smc, open_smc
+from ._opening import SANDBOXED, Opening, had_smc, has_smc, lacks_smc, open_smc
 from ._smcsock import AF_SMC, IPPROTO_SMC, SMCPROTO_SMC, SMCPROTO_SMC6
+
+# Neither typing nor what smc_info() needs is loaded with the package: they would take
+# longer than the rest of it.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Literal, TypeAlias
+
+    from ._info import SmcInfo
+
+    Fallback: TypeAlias = Literal["tcp", "error"]
+    Presentation: TypeAlias = tuple[int, _stdlib.AddressFamily, int, int]
+else:
+    Fallback = str
 
 __all__ = [
     "Fallback",
@@ -29,8 +41,6 @@ __all__ = [
     "socket",
     "until_end",
 ]
-
-Fallback: TypeAlias = Literal["tcp", "error"]
 
 _AF_INET = _stdlib.AF_INET
 _AF_INET6 = _stdlib.AF_INET6
@@ -60,18 +70,29 @@ _base_getpeername = StandardSocket.getpeername
 _base_getsockopt = StandardSocket.getsockopt
 
 
-def _presentations() -> dict[tuple[int, int], tuple[int, _stdlib.AddressFamily, int]]:
-    """What a caller may ask for, family and proto, to family, inet and proto of the socket."""
-    table: dict[tuple[int, int], tuple[int, _stdlib.AddressFamily, int]] = {}
+def _presentations() -> dict[tuple[int, int], Presentation]:
+    """What a caller may ask for, family and proto, to how the socket presents itself.
+
+    That is its family, inet and proto; and the proto that the kernel is asked for.
+    """
+    table: dict[tuple[int, int], Presentation] = {}
     for inet, smcproto in _SMCPROTO.items():
-        table[-1, smcproto] = table[AF_SMC, smcproto] = AF_SMC, inet, smcproto
-        table[inet, -1] = table[inet, 0] = table[inet, IPPROTO_SMC] = inet, inet, 0
-        table[inet, _stdlib.IPPROTO_TCP] = inet, inet, _stdlib.IPPROTO_TCP
+        table[inet, -1] = table[inet, 0] = table[inet, IPPROTO_SMC] = inet, inet, 0, smcproto
+        table[-1, smcproto] = table[AF_SMC, smcproto] = AF_SMC, inet, smcproto, smcproto
+        table[inet, _stdlib.IPPROTO_TCP] = inet, inet, _stdlib.IPPROTO_TCP, smcproto
     table[-1, -1] = table[AF_SMC, -1] = table[AF_SMC, SMCPROTO_SMC]
     return table
 
 
 _PRESENTATIONS = _presentations()
+
+
+def _load_info() -> None:
+    """Loads what smc_info() needs, while it can be found: the process may chroot later."""
+    try:
+        from . import _info  # noqa: F401
+    except ImportError:
+        return
 
 
 def _tcp_allowed(fallback: Fallback | None) -> bool:
@@ -165,7 +186,7 @@ class socket(_smcsock.SocketMethods, StandardSocket):
     _is_tcp: bool  # opened for want of SMC in the kernel
     _proto: int
 
-    def __init__(
+    def _init(
         self,
         family: int = -1,
         type: int = -1,
@@ -174,6 +195,7 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         *,
         fallback: Fallback | None = None,
     ) -> None:
+        """What __init__() does for all but what was opened before: that it does by itself."""
         if fallback is not None:
             _tcp_allowed(fallback)
         if fileno is not None:
@@ -192,6 +214,8 @@ class socket(_smcsock.SocketMethods, StandardSocket):
             _base_detach(self)
             opening.undo()
             raise
+        _load_info()
+        _smcsock.open_directly(had_smc())
 
     def _present(self, family: int, proto: int) -> None:
         """Settles how the socket presents itself; OSError if it is no SMC socket."""
@@ -203,7 +227,7 @@ class socket(_smcsock.SocketMethods, StandardSocket):
                 raise _error(errno.EPROTONOSUPPORT)
             detail = f": smcsock opens sockets of AF_SMC, AF_INET and AF_INET6, not {family}"
             raise _error(errno.EAFNOSUPPORT, detail)
-        self._family, self._inet, self._proto = _PRESENTATIONS[key]
+        self._family, self._inet, self._proto, _ = _PRESENTATIONS[key]
         self._is_tcp = False
 
     def _open(self, type: int, fallback: Fallback | None) -> int:
@@ -224,6 +248,7 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         self, family: int, type: int, proto: int, fd: int, fallback: Fallback | None
     ) -> None:
         """Takes over a caller's descriptor, which stays the caller's if that fails."""
+        _load_info()
         self._family, self._proto = family, proto  # for repr, until they are known
         _base_init(self, -1, type, proto, fd)
         try:
@@ -262,6 +287,8 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         self._is_tcp = is_tcp
 
     def _family_of_fallback(self, inet: int, fallback: Fallback | None) -> tuple[int, bool]:
+        from ._info import query
+
         refusal = f"descriptor {self.fileno()} is a TCP socket, not an SMC socket"
         try:
             info = None if lacks_smc() else query(self)
@@ -276,7 +303,7 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         return inet, True
 
     @classmethod
-    def _like(cls, sock: "socket", fd: int) -> "socket":
+    def _like(cls, sock: socket, fd: int) -> socket:
         """A socket for a new descriptor that presents itself as another one does."""
         new = cls.__new__(cls)
         new._family, new._inet = sock._family, sock._inet
@@ -294,7 +321,7 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         """SMCPROTO_SMC or SMCPROTO_SMC6 with AF_SMC, else 0 or IPPROTO_TCP."""
         return self._proto
 
-    def accept(self, *, require_smc: bool = False) -> tuple["socket", Any]:
+    def accept(self, *, require_smc: bool = False) -> tuple[socket, Any]:
         """Waits for a connection; returns its socket and the peer's address.
 
         With ``require_smc`` a connection that fell back to TCP is closed and
@@ -318,7 +345,7 @@ class socket(_smcsock.SocketMethods, StandardSocket):
             return 0 if self._is_tcp else lost_error(self)
         return value
 
-    def dup(self) -> "socket":
+    def dup(self) -> socket:
         """A second socket for the same connection."""
         new = self._like(self, os.dup(self.fileno()))
         new.settimeout(self.gettimeout())
@@ -335,8 +362,10 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         privilege. Raises DiagUnavailableError where the kernel's smc_diag is
         missing, else OSError.
         """
+        from ._info import Mode, SmcInfo, query
+
+        os.fstat(self.fileno())  # EBADF if closed, whatever can be asked
         if self._is_tcp:
-            os.fstat(self.fileno())  # EBADF if closed, as for an SMC socket
             return SmcInfo(Mode.TCP)
         info = query(self)
         if info is None:
@@ -347,6 +376,8 @@ class socket(_smcsock.SocketMethods, StandardSocket):
 
     def _with_addresses(self, info: SmcInfo) -> SmcInfo:
         """Fills in the addresses, which smc_diag leaves out for IPPROTO_SMC."""
+        from dataclasses import replace
+
         local, peer = info.local, info.peer
         if local is not None and local[0] in _UNSPECIFIED:
             local = self.getsockname()
@@ -355,7 +386,7 @@ class socket(_smcsock.SocketMethods, StandardSocket):
                 peer = self.getpeername()
             except OSError:  # closed meanwhile
                 peer = None
-        return dataclasses.replace(info, local=local, peer=peer)
+        return replace(info, local=local, peer=peer)
 
     def fell_back(self) -> bool:
         """Whether this connection is TCP; cheap, and without smc_diag.
@@ -416,17 +447,23 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         state = self._family, self._inet, self._proto, self._is_tcp
         return self._rebuilder(), (reduction.DupFd(self.fileno()), *state)
 
-    def _rebuilder(self) -> Callable[..., "socket"]:
+    def _rebuilder(self) -> Callable[..., socket]:
         return _rebuild
 
     @classmethod
     def _rebuild(
         cls, duplicate: Any, family: int, inet: _stdlib.AddressFamily, proto: int, is_tcp: bool
-    ) -> "socket":
+    ) -> socket:
         new = cls.__new__(cls)
         new._family, new._inet, new._proto, new._is_tcp = family, inet, proto, is_tcp
         new._adopt(duplicate.detach(), _SOCK_STREAM)
         return new
+
+
+_smcsock.present(socket, tuple((*asked, *presented) for asked, presented in _PRESENTATIONS.items()))
+
+# What is raised of wrong arguments names the method that was called.
+socket._init.__qualname__ = "socket.__init__"
 
 
 def _rebuild(*state: Any) -> socket:

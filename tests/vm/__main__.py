@@ -123,7 +123,7 @@ def _parse() -> argparse.Namespace:
         "--mode",
         choices=guest.MODES,
         default="smcd",
-        help="smcd: loopback-ism; smcr: soft-RoCE on lo; tcp: no device; none: no smc module",
+        help="smcd: a loopback device; smcr: soft-RoCE on lo; tcp: no device; none: no smc module",
     )
     run.add_argument(
         "--timeout",

@@ -19,8 +19,6 @@ class Architecture:
     """QEMU's arguments for the processor, where its usual one does not do."""
     suites: tuple[str, ...] = ("bookworm", "bookworm-security")
     """The suites that the packages of a guest's root come from."""
-    without_wheel: tuple[str, ...] = ()
-    """Packages that PyPI has no wheel of, and that the guest has to do without."""
 
     @property
     def is_foreign(self) -> bool:
@@ -36,15 +34,11 @@ ARCHITECTURES = {
     architecture.name: architecture
     for architecture in (
         Architecture("x86_64", "amd64", "qemu-system-x86"),
-        # The default processor, a Cortex-A57, is emulated in less time than the greatest one:
-        # pointer authentication alone takes half of it.
+        # A Cortex-A57, virtme-ng's choice, has no pointer authentication: that is slow to emulate.
         Architecture("aarch64", "arm64", "qemu-system-arm"),
         # Debian's security team has no s390x any more. PyPI's wheels are compiled for z13, with
         # its vector instructions.
-        Architecture(
-            *("s390x", "s390x", "qemu-system-s390x", ("-cpu", "max"), ("bookworm",)),
-            without_wheel=("uvloop",),
-        ),
+        Architecture("s390x", "s390x", "qemu-system-s390x", ("-cpu", "max"), ("bookworm",)),
         Architecture("ppc64le", "ppc64el", "qemu-system-ppc"),
     )
 }

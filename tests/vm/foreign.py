@@ -24,6 +24,7 @@ from apt import PROGRAMS as APT_PROGRAMS
 from apt import Apt
 from architectures import Architecture, native
 from cache import Entry
+from errors import HarnessError
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 
@@ -44,6 +45,9 @@ SITE_PACKAGES = f"lib/python{PYTHON}/site-packages"
 
 PREFIX = Path(sys.prefix if sys.prefix != sys.base_prefix else CHECKOUT / ".venv")
 """The virtual environment that the guest has one of its own in the place of."""
+
+EXTENSION = re.compile(r'"(smcsock(?:\.\w+)+)",\s*(?:sources=\[)?"(src/\w+\.c)"')
+"""An extension module and its source in setup.py."""
 
 GCC = "gcc-12"
 """The compiler of the same suite: newer ones make programs for a newer C library."""
@@ -97,20 +101,20 @@ class Foreign:
         path = target / "smcsock.pth"
         path.write_text(f"{CHECKOUT}/src\n")
         places = {str(path): f"{PREFIX}/{SITE_PACKAGES}/{path.name}"}
-        for source in sorted((CHECKOUT / "src").glob("*.c")):
-            built = target / f"{source.stem}.abi3.so"
+        for module, source in EXTENSION.findall((CHECKOUT / "setup.py").read_text()):
+            built = target / module
             tools.run(
                 *(self.compiler, f"--sysroot={self.root}", "-O2", "-fPIC", "-shared"),
                 *("-DPy_LIMITED_API=0x030b0000", f"-I{self.root}/usr/include/python{PYTHON}"),
-                *(str(source), "-o", str(built)),
+                *(str(CHECKOUT / source), "-o", str(built)),
                 env=self.environment(),
             )
-            places[str(built)] = str(CHECKOUT / "src/smcsock" / built.name)
+            places[str(built)] = f"{CHECKOUT}/src/{module.replace('.', '/')}.abi3.so"
         return places
 
 
 def entry(architecture: Architecture) -> Entry:
-    parts = [RECIPE, PACKAGES, PYTHON, GCC, _requirements(architecture)]
+    parts = [RECIPE, PACKAGES, PYTHON, GCC, _requirements("diag", "test", "apps")]
     recipe = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
     return Entry(architecture.name, recipe, functools.partial(_find, architecture))
 
@@ -163,14 +167,15 @@ def _make_tools(apt: Apt, packages: list[str], target: Path) -> None:
 def _make_python(architecture: Architecture, target: Path) -> None:
     """A virtual environment that works wherever it is mounted."""
     packages = target / SITE_PACKAGES
-    # Wheels for an older C library than the guest's, too.
-    platforms = (f"manylinux{glibc}_{architecture.name}" for glibc in ("2014", "_2_28", "_2_34"))
-    tools.run(
-        *(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-compile"),
-        *("--only-binary=:all:", f"--python-version={PYTHON}", "--implementation=cp"),
-        *(f"--platform={platform}" for platform in platforms),
-        *(f"--target={packages}", *_requirements(architecture)),
-    )
+    requirements = _requirements("diag", "test")
+    for application in _requirements("apps"):
+        try:
+            _pip(architecture, packages, "--dry-run", application)
+            requirements.append(application)
+        except HarnessError:
+            tools.say(f"PyPI has no wheel for {architecture.name} of {application}: left out")
+    # Before Python 3.11.3 redis needs it, but pip goes by the Python that it runs with.
+    _pip(architecture, packages, *requirements, "async-timeout")
     _compile(packages, "")
     (target / "bin").mkdir()
     for name in ("python", "python3"):
@@ -180,20 +185,27 @@ def _make_python(architecture: Architecture, target: Path) -> None:
     )
 
 
-def _requirements(architecture: Architecture) -> list[str]:
-    """What the tests need according to pyproject.toml, as far as there are wheels of it."""
+def _pip(architecture: Architecture, target: Path, *arguments: str) -> None:
+    """Install wheels for the guest into a directory."""
+    # Those for an older C library than the guest's, too.
+    platforms = (f"manylinux{glibc}_{architecture.name}" for glibc in ("2014", "_2_28", "_2_34"))
+    tools.run(
+        *(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-compile"),
+        *("--only-binary=:all:", f"--python-version={PYTHON}", "--implementation=cp"),
+        *(f"--platform={platform}" for platform in platforms),
+        *(f"--target={target}", *arguments),
+    )
+
+
+def _requirements(*extras: str) -> list[str]:
+    """What the tests need of PyPI in a guest, according to pyproject.toml."""
     with (CHECKOUT / "pyproject.toml").open("rb") as file:
-        extras = tomllib.load(file)["project"]["optional-dependencies"]
-    left_out = {"smcsock", "virtme-ng", *architecture.without_wheel}
+        known = tomllib.load(file)["project"]["optional-dependencies"]
     return [
-        # pip decides by its own Python that redis can do without it.
-        "async-timeout",
-        *(
-            requirement
-            for extra in ("diag", "test", "apps")
-            for requirement in extras[extra]
-            if re.match(r"[\w.-]+", requirement)[0] not in left_out  # type: ignore[index]
-        ),
+        requirement
+        for extra in extras
+        for requirement in known[extra]
+        if not requirement.startswith(("smcsock", "virtme-ng"))
     ]
 
 

@@ -5,27 +5,34 @@ A module has ``add(parser)``, which adds its arguments to its parser and sets th
 the parser's own error().
 """
 
-import argparse
+from __future__ import annotations
+
 import io
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from importlib import import_module
 
 from .. import __version__
-from ._common import CommandError, ExitCode, OutputError, complain, explain, flush
+from ._common import CommandError, ExitCode, OutputError, complain, explain, flush, say
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+    from typing import Any
 
 __all__ = ["main", "parse", "parser"]
 
 _COMMANDS = {
     "echo": "try SMC with an echo server and client",
     "info": "show what this machine's kernel offers",
+    "bench": "measure TCP and SMC to the same peer",
     "run": "run a Python program over SMC",
     "doctor": "see whether SMC works, and what to fix if not",
     "ss": "show SMC sockets (smcss)",
     "linkgroups": "show link groups and links (smcd, smcr linkgroup)",
     "devices": "show devices (smcd, smcr device)",
     "stats": "show counters (smcd, smcr stats)",
+    "metrics": "SMC's state and counters for Prometheus",
     "system": "show what the kernel's SMC can do (smcd info)",
     "ueid": "user-defined EIDs (smcd ueid)",
     "seid": "the system EID (smcd seid)",
@@ -65,7 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(write_through=False)
     try:
         try:
-            options = parse(sys.argv[1:] if arguments is None else arguments)
+            words = sys.argv[1:] if arguments is None else arguments
+            if list(words) == ["--version"]:  # at once: without argparse, which takes a while
+                say(f"smcsock {__version__}")
+                return ExitCode.OK
+            options = parse(words)
         finally:
             flush()
         return int(options.run(options))
@@ -95,11 +106,17 @@ def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
 
     Of others it knows that they exist.
     """
+    import argparse
+    from functools import partial
+    from importlib import import_module
+
+    # With a width argparse does not load shutil.
+    formatter: Any = partial(argparse.RawDescriptionHelpFormatter, width=_columns() - 2)
     result = argparse.ArgumentParser(
         prog="smcsock",
         description="Sockets for Linux SMC (Shared Memory Communications).",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=formatter,
         allow_abbrev=False,
     )
     result.add_argument("--version", action="version", version=f"smcsock {__version__}")
@@ -109,13 +126,24 @@ def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
             help=help,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=formatter,
             allow_abbrev=False,
         )
         command.set_defaults(fail=command.error)
         if name in wanted:
             import_module(f"._{name.replace('-', '_')}", __name__).add(command)
     return result
+
+
+def _columns() -> int:
+    """How wide the terminal is, as shutil.get_terminal_size() has it."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
 
 
 def _abandon_stdout() -> None:

@@ -1,11 +1,11 @@
 """What the commands share: exit status, output, errors."""
 
-import argparse
 import contextlib
 import errno
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 
 from ._text import printable
@@ -20,6 +20,7 @@ __all__ = [
     "parse_seconds",
     "put",
     "say",
+    "writing",
 ]
 
 _MAX_SECONDS = 1e6  # what the kernel can take for a timeout, rounded down
@@ -72,6 +73,23 @@ def put(text: str) -> None:
         raise OutputError(error) from None
 
 
+@contextlib.contextmanager
+def writing() -> Iterator[Callable[[str], object]]:
+    """What writes text of the result, which is flushed at the end; raises OutputError."""
+    try:
+        yield _write
+    finally:
+        flush()
+
+
+def _write(text: str) -> None:
+    # Standard output that is closed is None, and print() takes that.
+    try:
+        print(text, end="")
+    except OSError as error:
+        raise OutputError(error) from None
+
+
 def flush() -> None:
     """Writes out what was printed by others; OutputError if that fails."""
     try:
@@ -103,7 +121,9 @@ def parse_seconds(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds <= _MAX_SECONDS:
-        raise argparse.ArgumentTypeError(
+        from argparse import ArgumentTypeError
+
+        raise ArgumentTypeError(
             f"not a number of seconds above 0 and up to {_MAX_SECONDS:g}: {text!r}"
         )
     return seconds

@@ -3,18 +3,20 @@
 import argparse
 import contextlib
 import errno
-import io
 import json
+import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import IntEnum, IntFlag
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 from ..diag import ExtraMissingError
-from ._common import CommandError, ExitCode, explain, put
+from ._common import CommandError, ExitCode, explain, put, writing
 from ._text import printable
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ __all__ = [
     "format_gid",
     "kernel_errors",
     "plain",
+    "say_items",
     "say_json",
+    "say_lists",
     "say_table",
 ]
 
@@ -51,6 +55,9 @@ _STATUS = {errno.EAFNOSUPPORT: ExitCode.NO_SMC, errno.EPERM: ExitCode.NOT_PERMIT
 
 # Numbers that may have more digits than a program that reads JSON can keep.
 _HEXADECIMAL = {"cookie", "gid", "net_cookie", "peer_gid", "peer_token", "token"}
+
+# As many rows tell how wide the columns of a table are.
+_SAMPLE = 100
 
 # The last column is worth folding at a terminal if it keeps at least this width.
 _MIN_WIDTH = 24
@@ -140,42 +147,112 @@ def format_gid(gid: int) -> str:
     return str(UUID(int=gid)) if gid >> 64 else f"{gid:016x}"
 
 
-def say_table(
-    headers: Sequence[str], rows: Sequence[Sequence[Cell]], *, wide: bool = False
-) -> None:
-    """Rows under their headers; numbers to the right.
+def say_items(items: Iterable[Any]) -> None:
+    """A list as JSON, as its items come: one a line."""
+    with writing() as write:
+        _write_items(items, write)
+        write("\n")
 
-    Nothing is left out and no line is folded, but for the last column at a terminal, if
-    it then fits; ``wide`` never folds it. Needs rich; CommandError without.
+
+def say_lists(lists: Mapping[str, Iterable[Any]]) -> None:
+    """An object of lists as JSON, as their items come: one a line."""
+    with writing() as write:
+        for n, (name, items) in enumerate(lists.items()):
+            items = _begun(items)
+            write(f"{',' if n else '{'}\n{json.dumps(name)}: ")
+            _write_items(items, write)
+        write("\n}\n")
+
+
+def _begun(items: Iterable[Any]) -> Iterator[Any]:
+    """The same, with the first one there: an error in its place comes before any output."""
+    items = iter(items)
+    return chain(list(islice(items, 1)), items)
+
+
+def _write_items(items: Iterable[Any], write: Callable[[str], object]) -> None:
+    separator = "["
+    for item in items:
+        write(f"{separator}\n{json.dumps(plain(item))}")
+        separator = ","
+    write("[]" if separator == "[" else "\n]")
+
+
+def say_table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    title: str = "",
+    wide: bool = False,
+) -> None:
+    """Rows under their headers and a title, as they come; numbers to the right.
+
+    The first rows tell how wide the columns are; a wider one moves those below it. Nothing
+    is left out and no line is folded, but for the last column at a terminal, if it then
+    fits; ``wide`` never folds it.
     """
-    try:
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-    except ModuleNotFoundError as error:
-        raise CommandError(f"{ExtraMissingError('rich')}; or use --json") from error
-    texts = [[printable(str(cell)) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *texts, strict=True)]
+    rows = iter(rows)
+    first = list(islice(rows, _SAMPLE))
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    room = shutil.get_terminal_size().columns - sum(widths[:-1]) - _GAP * len(widths[:-1])
-    if is_terminal and not wide and _MIN_WIDTH <= room < widths[-1]:
-        widths[-1] = room
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
-    for n, (header, width) in enumerate(zip(headers, widths, strict=True)):
-        is_number = any(isinstance(row[n], int) for row in rows)
-        table.add_column(
-            Text(header), width=width, justify="right" if is_number else "left", overflow="fold"
+    columns = _Columns(headers, first)
+    room = shutil.get_terminal_size().columns if is_terminal and not wide else sys.maxsize
+    with writing() as write:
+        if title:
+            write(f"{title}\n")
+        line = columns.line(headers, sys.maxsize)
+        write(f"\x1b[1m{line}\x1b[0m\n" if is_terminal and _has_bold() else f"{line}\n")
+        for row in first:
+            write(f"{columns.line(row, room)}\n")
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        for row in rows:
+            write(f"{columns.line(row, room)}\n")
+
+
+class _Columns:
+    """How wide the columns of a table are; they only grow."""
+
+    def __init__(self, headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        self._signs = [
+            "" if any(isinstance(row[n], int) for row in rows) else "-" for n in range(len(headers))
+        ]
+        self._widths = [0] * len(headers)
+        for row in (headers, *rows):
+            self._grow(row)
+
+    def line(self, row: Sequence[Cell], room: int) -> str:
+        """A row as text; more than one line if its last cell has to be folded to fit."""
+        line = self._format % tuple(row)
+        if len(line) > self._width:
+            self._grow(row)
+            line = self._format % tuple(row)
+        if not line.isprintable():
+            line = self._format % tuple(map(_printable, row))
+        if len(line) > room:
+            line = self._fold(line, room)
+        return line.rstrip()
+
+    def _grow(self, row: Sequence[Cell]) -> None:
+        lengths = (len(_printable(cell)) for cell in row)
+        self._widths = list(map(max, self._widths, lengths))
+        self._width = sum(self._widths) + _GAP * (len(self._widths) - 1)
+        self._format = (" " * _GAP).join(
+            f"%{sign}{width}s" for sign, width in zip(self._signs, self._widths, strict=True)
         )
-    for row in texts:
-        table.add_row(*map(Text, row))
-    # Not to standard output itself: at a closed pipe rich ends the process.
-    console = Console(
-        file=io.StringIO(),
-        force_terminal=is_terminal,
-        width=sum(widths) + _GAP * len(widths),
-        legacy_windows=False,
-    )
-    with console.capture() as capture:
-        console.print(table)
-    for line in capture.get().splitlines():
-        put(line.rstrip())
+
+    def _fold(self, line: str, room: int) -> str:
+        indent = sum(self._widths[:-1]) + _GAP * (len(self._widths) - 1)
+        width = room - indent
+        if width < _MIN_WIDTH:
+            return line
+        first, *more = textwrap.wrap(line[indent:].rstrip(), width) or [""]
+        return "\n".join([line[:indent] + first, *(" " * indent + text for text in more)])
+
+
+def _printable(cell: Cell) -> str:
+    """A cell without what would control the terminal: peers and users choose its text."""
+    return printable(str(cell))
+
+
+def _has_bold() -> bool:
+    return "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"

@@ -1,6 +1,8 @@
 """smcsock linkgroups: link groups and links, as smcd, smcr linkgroup show them."""
 
 import argparse
+from collections.abc import Iterator
+from typing import Any
 
 from ..diag import (
     V2,
@@ -9,11 +11,12 @@ from ..diag import (
     LinkState,
     SmcdLinkGroup,
     SmcrLinkGroup,
-    link_groups,
-    links,
+    iter_links,
+    iter_smcd_link_groups,
+    iter_smcr_link_groups,
 )
 from ._common import ExitCode, say
-from ._diag import Cell, add_json, describe, format_gid, kernel_errors, say_json, say_table
+from ._diag import Cell, add_json, describe, format_gid, kernel_errors, say_lists, say_table
 
 __all__ = ["add"]
 
@@ -68,71 +71,113 @@ def add(parser: argparse.ArgumentParser) -> None:
     which.add_argument("-R", "--smcr", action="store_true", help="SMC-R only")
     which.add_argument("-l", "--links", action="store_true", help="the links of SMC-R")
     parser.add_argument("-d", "--details", action="store_true", help="all that is known of them")
+    only = parser.add_argument_group("only those")
+    only.add_argument("--id", type=_parse_id, metavar="LG-ID", help="with this ID")
+    only.add_argument("--pnetid", help="of devices with this PNET ID")
+    only.add_argument("--netdev", metavar="NAME", help="with a link over this network interface")
+    only.add_argument("--ibdev", metavar="NAME", help="with a link over this RDMA device")
     add_json(parser)
+
+
+def _parse_id(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a hexadecimal number: {text!r}") from None
 
 
 def _run(options: argparse.Namespace) -> ExitCode:
     with kernel_errors():
-        groups = link_groups()
-        found = links() if not options.smcd else []
-    smcd = [group for group in groups if isinstance(group, SmcdLinkGroup)]
-    smcr = [group for group in groups if isinstance(group, SmcrLinkGroup)]
-    if options.json:
-        say_json(
-            {
-                **({} if options.smcr or options.links else {"smcd": smcd}),
-                **({} if options.smcd or options.links else {"smcr": smcr}),
-                **({} if options.smcd else {"links": found}),
-            }
-        )
-    elif options.links:
-        _show_links(found, smcr)
-    else:
-        if not options.smcr:
-            _show_smcd(smcd, options.details)
-        if not (options.smcd or options.smcr):
-            say("")
-        if not options.smcd:
-            _show_smcr(smcr, options.details)
+        if options.json:
+            _say_json(options)
+        elif options.links:
+            _show_links(options)
+        else:
+            _show_groups(options)
     return ExitCode.OK
 
 
-def _show_smcd(groups: list[SmcdLinkGroup], details: bool) -> None:
-    say("SMC-D")
+def _say_json(options: argparse.Namespace) -> None:
+    lists: dict[str, Iterator[Any]] = {}
+    if not (options.smcr or options.links):
+        lists["smcd"] = _smcd_groups(options)
+    if not (options.smcd or options.links):
+        lists["smcr"] = _smcr_groups(options)
+    if not options.smcd:
+        lists["links"] = _links(options)
+    say_lists(lists)
+
+
+def _smcd_groups(options: argparse.Namespace) -> Iterator[SmcdLinkGroup]:
+    if options.netdev or options.ibdev:
+        return iter(())
+    return (group for group in iter_smcd_link_groups() if _is_wanted(group, options))
+
+
+def _smcr_groups(options: argparse.Namespace) -> Iterator[SmcrLinkGroup]:
+    ids: set[int] | None = None
+    if options.netdev or options.ibdev:
+        ids = {link.link_group for link in iter_links() if _has_devices(link, options)}
+    for group in iter_smcr_link_groups():
+        if (ids is None or group.id in ids) and _is_wanted(group, options):
+            yield group
+
+
+def _links(options: argparse.Namespace) -> Iterator[Link]:
+    ids: set[int] | None = None
+    if options.pnetid:
+        ids = {group.id for group in iter_smcr_link_groups() if group.pnetid == options.pnetid}
+    for link in iter_links():
+        is_wanted = options.id in (None, link.link_group) and _has_devices(link, options)
+        if is_wanted and (ids is None or link.link_group in ids):
+            yield link
+
+
+def _is_wanted(group: SmcdLinkGroup | SmcrLinkGroup, options: argparse.Namespace) -> bool:
+    return options.id in (None, group.id) and options.pnetid in (None, group.pnetid)
+
+
+def _has_devices(link: Link, options: argparse.Namespace) -> bool:
+    return options.netdev in (None, link.interface) and options.ibdev in (None, link.device)
+
+
+def _show_groups(options: argparse.Namespace) -> None:
+    if not options.smcr:
+        _show_smcd(_smcd_groups(options), options.details)
+    if not (options.smcd or options.smcr):
+        say("")
+    if not options.smcd:
+        _show_smcr(_smcr_groups(options), options.details)
+
+
+def _show_smcd(groups: Iterator[SmcdLinkGroup], details: bool) -> None:
     headers = ["LG-ID", "VLAN", "#Conns", "PNET-ID"]
-    rows = [_smcd(group) for group in groups]
     if details:
         headers += ["Version", "Peer-Rel", "Peer-Host", "Peer-OS", "EID"]
         headers += ["CHID", "GID", "Peer-GID", "Sndbuf", "DMB"]
-        for row, group in zip(rows, groups, strict=True):
-            row += _v2(group.v2)
-            row += ["" if group.chid is None else f"{group.chid:04x}"]
-            row += [format_gid(group.gid), format_gid(group.peer_gid)]
-            row += [_size(group.sndbuf_size), _size(group.dmb_size)]
-    say_table(headers, rows)
+    say_table(headers, (_smcd(group, details) for group in groups), title="SMC-D")
 
 
-def _smcd(group: SmcdLinkGroup) -> list[Cell]:
-    return [f"{group.id:08x}", group.vlan_id, group.connections, group.pnetid]
+def _smcd(group: SmcdLinkGroup, details: bool) -> list[Cell]:
+    row: list[Cell] = [f"{group.id:08x}", group.vlan_id, group.connections, group.pnetid]
+    if details:
+        row += _v2(group.v2)
+        row += ["" if group.chid is None else f"{group.chid:04x}"]
+        row += [format_gid(group.gid), format_gid(group.peer_gid)]
+        row += [_size(group.sndbuf_size), _size(group.dmb_size)]
+    return row
 
 
-def _show_smcr(groups: list[SmcrLinkGroup], details: bool) -> None:
-    say("SMC-R")
+def _show_smcr(groups: Iterator[SmcrLinkGroup], details: bool) -> None:
     headers = ["LG-ID", "LG-Role", "LG-Type", "VLAN", "#Conns", "PNET-ID"]
-    rows = [_smcr(group) for group in groups]
     if details:
         headers += ["Version", "Peer-Rel", "Peer-Host", "Peer-OS", "EID"]
         headers += ["Direct", "Sndbuf", "RMB"]
-        for row, group in zip(rows, groups, strict=True):
-            row += _v2(group.v2)
-            direct = group.v2.direct if group.v2 else None
-            row += ["" if direct is None else "Yes" if direct else "No"]
-            row += [_size(group.sndbuf_size), _size(group.rmb_size)]
-    say_table(headers, rows)
+    say_table(headers, (_smcr(group, details) for group in groups), title="SMC-R")
 
 
-def _smcr(group: SmcrLinkGroup) -> list[Cell]:
-    return [
+def _smcr(group: SmcrLinkGroup, details: bool = False) -> list[Cell]:
+    row: list[Cell] = [
         f"{group.id:08x}",
         "SERV" if group.role == "server" else "CLNT",
         _TYPES.get(group.type, str(group.type)),
@@ -140,6 +185,12 @@ def _smcr(group: SmcrLinkGroup) -> list[Cell]:
         group.connections,
         group.pnetid,
     ]
+    if details:
+        direct = group.v2.direct if group.v2 else None
+        row += _v2(group.v2)
+        row += ["" if direct is None else "Yes" if direct else "No"]
+        row += [_size(group.sndbuf_size), _size(group.rmb_size)]
+    return row
 
 
 def _v2(v2: V2 | None) -> list[Cell]:
@@ -152,26 +203,27 @@ def _size(size: int | None) -> Cell:
     return "" if size is None else size
 
 
-def _show_links(found: list[Link], groups: list[SmcrLinkGroup]) -> None:
-    by_id = {group.id: group for group in groups}
+def _show_links(options: argparse.Namespace) -> None:
+    groups = {group.id: _smcr(group)[1:3] for group in iter_smcr_link_groups()}
     headers = ["LG-ID", "LG-Role", "LG-Type", "Net-Dev", "Link-State", "#Conns"]
     headers += ["Link-UID", "Peer-UID", "IB-Dev", "IB-P", "Local-GID", "Peer-GID"]
-    rows: list[list[Cell]] = []
-    for link in found:
-        group = by_id.get(link.link_group)
-        rows.append(
-            [
-                f"{link.link_group:08x}",
-                *(_smcr(group)[1:3] if group else ("", "")),
-                link.interface or "",
-                link.state.name if isinstance(link.state, LinkState) else f"{link.state:#x}?",
-                link.connections,
-                f"{link.uid:08x}",
-                f"{link.peer_uid:08x}",
-                link.device,
-                link.port,
-                link.gid,
-                link.peer_gid,
-            ]
-        )
-    say_table(headers, rows)
+    say_table(
+        headers,
+        (_link(link, groups.get(link.link_group, ["", ""])) for link in _links(options)),
+    )
+
+
+def _link(link: Link, role_and_type: list[Cell]) -> list[Cell]:
+    return [
+        f"{link.link_group:08x}",
+        *role_and_type,
+        link.interface or "",
+        link.state.name if isinstance(link.state, LinkState) else f"{link.state:#x}?",
+        link.connections,
+        f"{link.uid:08x}",
+        f"{link.peer_uid:08x}",
+        link.device,
+        link.port,
+        link.gid,
+        link.peer_gid,
+    ]

@@ -2,21 +2,40 @@
 
 import argparse
 import socket as _stdlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
 
 from .. import ConnectionFlag, Cursor, Mode, ProducerFlag, Reason, SmcInfo, State
-from ..diag import sockets
+from ..diag import Process, socket_processes
+from ..diag import iter_sockets as sockets
 from ._address import format_address
-from ._common import ExitCode
-from ._diag import Cell, add_json, describe, format_gid, kernel_errors, say_json, say_table
+from ._common import ExitCode, complain, parse_seconds, put, say
+from ._diag import (
+    Cell,
+    add_json,
+    describe,
+    format_gid,
+    kernel_errors,
+    plain,
+    say_items,
+    say_json,
+    say_table,
+)
+from ._filter import FILTER_HELP, Filter, parse_filter
 
 __all__ = ["add"]
 
 _DESCRIPTION = """\
 Shows the SMC sockets of this network namespace, as smcss of smc-tools does: those
-that are connected, or with -a all. Needs neither privilege nor pyroute2.
+that are connected, or with -a all. Needs neither privilege nor any extra.
+
+With --watch, again every so often until Ctrl-C; a filter comes before it.
 """
 
-_EPILOG = """\
+_EPILOG = f"""\
+{FILTER_HELP}
 columns:
   State, UID, Inode       state of the SMC socket (after a fallback not kept up to
                           date), its owner, its inode
@@ -35,12 +54,14 @@ columns:
                           of the DMBs, and of the link group (hexadecimal)
   -R  Role, IB-device, Port, Linkid, GID, Peer-GID
                           of the link, and of this end of the link group
+  -p  Processes           that have the socket: name, process ID, descriptor
 
 --json: a list of objects with the attributes of smcsock.SmcInfo:
   mode ("SMC-D", "SMC-R", "TCP" or null), reason and peer_reason (null, or code,
   name, meaning, advice), local and peer (null, or [host, port, ...]), family, state
   (a name, as above), shutdown, interface (its index), uid, inode, cookie, connection,
-  link_group (SMC-R), dmb (SMC-D). GIDs, tokens and cookies are strings "0x...".
+  link_group (SMC-R), dmb (SMC-D). GIDs, tokens and cookies are strings "0x...". With -p
+also processes: a list of objects with name, pid, fd. With --watch such a list a line.
 """
 
 
@@ -54,6 +75,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-D", "--smcd", action="store_true", help="SMC-D only, in detail")
     parser.add_argument("-R", "--smcr", action="store_true", help="SMC-R only, in detail")
     parser.add_argument("-W", "--wide", action="store_true", help="fold no lines at a terminal")
+    parser.add_argument("-p", "--processes", action="store_true", help="who has the sockets")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=parse_seconds,
+        const=1.0,
+        metavar="SECONDS",
+        help="again every so often (1)",
+    )
+    parser.add_argument("filter", nargs="*", metavar="FILTER", help="see below")
     add_json(parser)
 
 
@@ -63,16 +94,78 @@ def _run(options: argparse.Namespace) -> ExitCode:
     for name in ("all", "debug", "smcd", "smcr"):
         if options.listening and getattr(options, name):
             options.fail(f"--listening cannot be used with --{name}")
-    with kernel_errors():
-        found = [info for info in sockets() if _is_wanted(info, options)]
-    if options.json:
-        say_json(found)
+    try:
+        is_wanted, has_state = parse_filter(options.filter)
+    except ValueError as error:
+        options.fail(str(error))
+    if has_state and not options.listening:
+        options.all = True
+    if options.watch is None:
+        with kernel_errors():
+            _show(options, is_wanted)
+        return ExitCode.OK
+    while True:  # until KeyboardInterrupt or OutputError
+        began = time.monotonic()
+        _show_again(options, is_wanted)
+        time.sleep(max(0, began + options.watch - time.monotonic()))
+
+
+def _show(options: argparse.Namespace, is_wanted: Filter) -> None:
+    found = _found(options, is_wanted)
+    if options.processes:
+        _show_with_processes(found, options)
+    elif options.json:
+        say_items(found)
     else:
-        say_table(_headers(options), [_row(info, options) for info in found], wide=options.wide)
-    return ExitCode.OK
+        rows = (_row(info, options) for info in found)
+        say_table(_headers(options), rows, wide=options.wide)
 
 
-def _is_wanted(info: SmcInfo, options: argparse.Namespace) -> bool:
+def _show_again(options: argparse.Namespace, is_wanted: Filter) -> None:
+    with kernel_errors():
+        if options.json:
+            entries: list[Any] = list(_found(options, is_wanted))
+            if options.processes:
+                processes, _ = socket_processes()
+                entries = [_with_processes(info, processes) for info in entries]
+            say_json(entries, indent=None)
+            return
+        if sys.stdout is not None and sys.stdout.isatty():
+            put("\x1b[H\x1b[2J" + time.strftime("%H:%M:%S"))
+        else:
+            say(time.strftime("%H:%M:%S"))
+        _show(options, is_wanted)
+        say("")
+
+
+def _show_with_processes(found: Iterator[SmcInfo], options: argparse.Namespace) -> None:
+    processes, hidden = socket_processes()
+    if options.json:
+        say_items(_with_processes(info, processes) for info in found)
+    else:
+        rows = ([*_row(info, options), _users(info, processes)] for info in found)
+        say_table([*_headers(options), "Processes"], rows, wide=options.wide)
+    if hidden:
+        complain(f"{hidden} processes of other users do not show their sockets: try as root")
+
+
+def _with_processes(info: SmcInfo, processes: dict[int, list[Process]]) -> dict[str, Any]:
+    return {**plain(info), "processes": plain(processes.get(info.inode or 0, []))}
+
+
+def _users(info: SmcInfo, processes: dict[int, list[Process]]) -> str:
+    users = processes.get(info.inode or 0, [])
+    return " ".join(f"{user.name}({user.pid}):{user.fd}" for user in users)
+
+
+def _found(options: argparse.Namespace, is_wanted: Filter) -> Iterator[SmcInfo]:
+    details = options.json or options.debug or options.smcd or options.smcr
+    for info in sockets(details=details):
+        if _is_asked_for(info, options) and is_wanted(info):
+            yield info
+
+
+def _is_asked_for(info: SmcInfo, options: argparse.Namespace) -> bool:
     if options.listening:
         return info.state is State.LISTEN
     if not options.all and info.state in (State.LISTEN, State.INIT):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from socket import SOCK_CLOEXEC, SOCK_NONBLOCK
 from typing import Any, TypeAlias
 
 from .. import _smcsock
-from .._opening import Opening
+from .._opening import SANDBOXED, Opening, had_smc
 from .._smcsock import AF_SMC, IPPROTO_SMC
 from .._socket import open_socket
 from . import _files, _plain, _settings
@@ -20,6 +22,10 @@ __all__ = ["METHODS"]
 _Method: TypeAlias = Callable[..., Any]
 
 _known = _files.known
+
+_close = os.close
+
+_OPENINGS = (Opening, type(_smcsock.opening(0, 0)))
 
 _INET = (_plain.AF_INET, _plain.AF_INET6)
 _TCP_PROTOS = (-1, 0, _plain.IPPROTO_TCP)
@@ -50,22 +56,40 @@ def _open(
     before: _Method, self: Any, family: int, type: int, proto: int, settings: Settings
 ) -> None:
     is_tcp = False
+    try:
+        if not had_smc():
+            is_tcp = _open_slowly(before, self, family, type, proto, settings)
+        else:
+            opening = _smcsock.opening(type, 1 if family == _plain.AF_INET6 else 0)
+            try:
+                before(self, family, type, proto, opening)
+            except OSError as error:
+                if error.errno not in (errno.EAFNOSUPPORT, *SANDBOXED):
+                    raise
+                is_tcp = _open_slowly(before, self, family, type, proto, settings)
+    except BaseException:
+        fd = _plain.detach(self)
+        if fd >= 0:
+            _close(fd)
+        raise
+    if not settings.is_simple:
+        file = File(settings, NO_SMC if is_tcp else "")
+        _files.add(_smcsock.inode(self), file, self)
+
+
+def _open_slowly(
+    before: _Method, self: Any, family: int, type: int, proto: int, settings: Settings
+) -> bool:
+    """Whether it is a TCP socket, for want of SMC in the kernel."""
+    is_tcp = False
 
     def open_fd() -> int:
         nonlocal is_tcp
         fd, is_tcp = open_socket(type, family, proto, settings.fallback)
         return fd
 
-    opening = Opening(open_fd)
-    try:
-        before(self, family, type, proto, opening)
-    except BaseException:
-        _plain.detach(self)
-        opening.undo()
-        raise
-    if not settings.is_simple:
-        file = File(settings, NO_SMC if is_tcp else "")
-        _files.add(_smcsock.inode(self), file, self)
+    before(self, family, type, proto, Opening(open_fd))
+    return is_tcp
 
 
 def _is_tcp(family: Any, type: Any, proto: Any) -> bool:
@@ -87,7 +111,7 @@ def _adopt(
     settings: Settings | None,
 ) -> None:
     """A socket for a descriptor from elsewhere: accept(), dup(), ssl, another process."""
-    if isinstance(fileno, Opening):
+    if isinstance(fileno, _OPENINGS):
         before(self, family, type, proto, fileno)
         return
     try:

@@ -6,7 +6,7 @@ import struct
 from typing import Any, TypeAlias
 
 from .. import _smcsock
-from .._smcsock import IPPROTO_SMC
+from .._opening import open_ipproto_smc
 from . import _plain
 from ._files import File, move
 
@@ -120,7 +120,7 @@ def become_smc(sock: Any, *, shared: bool = False) -> None:
     """Becomes a new SMC socket; ``shared``: one that can share its port (Linux 6.11)."""
     family = _plain.family_of(sock)
     if shared:
-        fd = _smcsock.socket(_plain.SOCK_STREAM, IPPROTO_SMC, family)
+        fd = open_ipproto_smc(family)
     else:
         fd = _smcsock.socket(_plain.SOCK_STREAM, int(family == _plain.AF_INET6))
     _replace(sock, fd)

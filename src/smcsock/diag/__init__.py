@@ -1,7 +1,7 @@
 """The kernel's SMC state: sockets, link groups, devices, counters, EIDs, PNET table.
 
 It is what smcss, smcd, smcr and smc_pnet of smc-tools show and change. All but
-``sockets()`` needs the extra (``pip install 'smcsock[diag]'``). Reading needs no privilege,
+that lists sockets needs the extra (``pip install 'smcsock[diag]'``). Reading needs no privilege,
 changing takes CAP_NET_ADMIN, and no change outlives a reboot.
 """
 
@@ -25,11 +25,15 @@ from ._link_groups import (
     LinkState,
     SmcdLinkGroup,
     SmcrLinkGroup,
+    iter_links,
+    iter_smcd_link_groups,
+    iter_smcr_link_groups,
     link_groups,
     links,
 )
 from ._pnet import PnetId, add_pnetid, clear_pnetids, pnetids, remove_pnetid
-from ._sockets import sockets
+from ._processes import Process, socket_processes
+from ._sockets import iter_sockets, sockets
 from ._stats import Direction, Fallback, Sizes, Stats, Technology, stats
 from ._system import System, handshake_limitation, limit_handshakes, system
 
@@ -46,6 +50,7 @@ __all__ = [
     "Pci",
     "PnetId",
     "Port",
+    "Process",
     "Sizes",
     "SmcdDevice",
     "SmcdLinkGroup",
@@ -63,6 +68,10 @@ __all__ = [
     "disable_seid",
     "enable_seid",
     "handshake_limitation",
+    "iter_links",
+    "iter_smcd_link_groups",
+    "iter_smcr_link_groups",
+    "iter_sockets",
     "limit_handshakes",
     "link_groups",
     "links",
@@ -70,6 +79,7 @@ __all__ = [
     "remove_pnetid",
     "remove_ueid",
     "seid",
+    "socket_processes",
     "sockets",
     "stats",
     "system",

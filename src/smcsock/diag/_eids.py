@@ -38,7 +38,7 @@ class SystemEid:
 
 def ueids() -> list[str]:
     """The user-defined EIDs of this host. Raises DiagError and ExtraMissingError."""
-    return entries(SmcCommand.DUMP_UEID, "SMC_NLA_EID_TABLE_ENTRY")
+    return list(entries(SmcCommand.DUMP_UEID, "SMC_NLA_EID_TABLE_ENTRY"))
 
 
 def add_ueid(name: str) -> None:

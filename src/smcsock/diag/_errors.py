@@ -37,14 +37,15 @@ def no_smc() -> DiagError:
 
 
 class ExtraMissingError(ImportError):
-    """smcsock was installed without its extra ``diag``."""
+    """smcsock was installed without its extra ``diag``, or another one that it needs."""
 
     __module__ = "smcsock.diag"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, extra: str = "diag") -> None:
         super().__init__(
-            f"this needs the Python package {name}: pip install 'smcsock[diag]'", name=name
+            f"this needs the Python package {name}: pip install 'smcsock[{extra}]'", name=name
         )
+        self.extra = extra
 
-    def __reduce__(self) -> tuple[type["ExtraMissingError"], tuple[str | None]]:
-        return type(self), (self.name,)
+    def __reduce__(self) -> tuple[type["ExtraMissingError"], tuple[str | None, str]]:
+        return type(self), (self.name, self.extra)

@@ -4,7 +4,7 @@ Reading needs no privilege; changing takes CAP_NET_ADMIN (GENL_ADMIN_PERM).
 """
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -24,20 +24,20 @@ _VERSION = 1  # of every message here
 _TOO_OLD = "this kernel's SMC is too old for that"
 
 
-def dump(command: Command) -> list[Attributes]:
-    """The attributes of each message that the kernel answers to a command.
+def dump(command: Command) -> Iterator[Attributes]:
+    """The attributes of each message that the kernel answers to a command, as they come.
 
-    Raises DiagError and ExtraMissingError.
+    The iterator raises DiagError and ExtraMissingError.
     """
     return _request(command, NLM_F_DUMP, {}, {})
 
 
-def entries(command: Command, name: str) -> list[Any]:
-    """What the messages have under one name; not every message need have it.
+def entries(command: Command, name: str) -> Iterator[Any]:
+    """What the messages have under one name, as they come; not every one need have it.
 
-    Raises DiagError and ExtraMissingError.
+    The iterator raises DiagError and ExtraMissingError.
     """
-    return [message[name] for message in dump(command) if name in message]
+    return (message[name] for message in dump(command) if name in message)
 
 
 def change(
@@ -49,22 +49,23 @@ def change(
 
     Raises DiagError and ExtraMissingError.
     """
-    _request(command, NLM_F_ACK, attributes or {}, errors or {})
+    for _ in _request(command, NLM_F_ACK, attributes or {}, errors or {}):
+        pass
 
 
 def _request(
     command: Command, flags: int, attributes: Mapping[str, Any], errors: Mapping[int, str]
-) -> list[Attributes]:
+) -> Iterator[Attributes]:
     messages = _messages()
     message_class = messages.message_class(command)
     family = _family_of("SMC_PNETID" if isinstance(command, PnetCommand) else "SMC_GEN_NETLINK")
     request = _encode(message_class, family, command, flags, attributes)
     try:
-        answers = ask(_NETLINK_GENERIC, request)
+        for answer in ask(_NETLINK_GENERIC, request):
+            yield messages.attributes(_decode(message_class, answer))
     except OSError as error:
         texts = {errno.EPERM: NOT_PERMITTED, errno.EOPNOTSUPP: _TOO_OLD, **errors}
         raise diag_error(error, texts) from None
-    return [messages.attributes(_decode(message_class, answer)) for answer in answers]
 
 
 def _messages() -> ModuleType:

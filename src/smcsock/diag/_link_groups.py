@@ -5,6 +5,7 @@ Source: net/smc/smc_core.c and smc_core.h in the Linux kernel; RFC 7609, "Link g
 
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -20,6 +21,9 @@ __all__ = [
     "LinkState",
     "SmcdLinkGroup",
     "SmcrLinkGroup",
+    "iter_links",
+    "iter_smcd_link_groups",
+    "iter_smcr_link_groups",
     "link_groups",
     "links",
 ]
@@ -155,15 +159,27 @@ def link_groups() -> list[SmcrLinkGroup | SmcdLinkGroup]:
 
     Raises DiagError and ExtraMissingError.
     """
-    return [
-        *map(_smcd_link_group, entries(SmcCommand.GET_LGR_SMCD, "SMC_GEN_LGR_SMCD")),
-        *map(_smcr_link_group, entries(SmcCommand.GET_LGR_SMCR, "SMC_GEN_LGR_SMCR")),
-    ]
+    return [*iter_smcd_link_groups(), *iter_smcr_link_groups()]
+
+
+def iter_smcd_link_groups() -> Iterator[SmcdLinkGroup]:
+    """Those of SMC-D as the kernel lists them; the iterator raises the errors."""
+    return map(_smcd_link_group, entries(SmcCommand.GET_LGR_SMCD, "SMC_GEN_LGR_SMCD"))
+
+
+def iter_smcr_link_groups() -> Iterator[SmcrLinkGroup]:
+    """Those of SMC-R as the kernel lists them; the iterator raises the errors."""
+    return map(_smcr_link_group, entries(SmcCommand.GET_LGR_SMCR, "SMC_GEN_LGR_SMCR"))
 
 
 def links() -> list[Link]:
     """The links of all SMC-R link groups. Raises DiagError and ExtraMissingError."""
-    found: dict[tuple[int, int], Link] = {}
+    return list(iter_links())
+
+
+def iter_links() -> Iterator[Link]:
+    """The same as the kernel lists them; the iterator raises the errors."""
+    seen = set()
     link_group = 0
     for message in dump(SmcCommand.GET_LINK_SMCR):
         # A link group comes before its links; again, if they did not fit.
@@ -171,8 +187,9 @@ def links() -> list[Link]:
             link_group = message["SMC_GEN_LGR_SMCR"]["SMC_NLA_LGR_R_ID"]
         elif "SMC_GEN_LINK_SMCR" in message:
             link = _link(link_group, message["SMC_GEN_LINK_SMCR"])
-            found[link_group, link.uid] = link
-    return list(found.values())
+            if (link_group, link.uid) not in seen:
+                seen.add((link_group, link.uid))
+                yield link
 
 
 def interface_name(index: int) -> str | None:

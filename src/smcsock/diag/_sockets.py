@@ -1,7 +1,9 @@
 """All SMC sockets of the network namespace."""
 
+import contextlib
 import socket
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -9,17 +11,17 @@ from typing import TypeAlias
 from .._errors import DiagUnavailableError
 from .._info import Address, SmcInfo, decode
 from .._smcsock import AF_SMC
-from .._sock_diag import records
+from .._sock_diag import each_record
 from .._socket import has_smc
 from ._errors import diag_error, no_smc
 
-__all__ = ["sockets"]
+__all__ = ["iter_sockets", "sockets"]
 
 _ADDRESSES_AT, _ADDRESSES_SIZE = 8, 32  # in struct smc_diag_msg
 
-# Local and remote port: what smc_diag tells of every socket.
-_Ports: TypeAlias = tuple[int, int]
-_TcpSocket: TypeAlias = tuple[int, Address, Address]  # family, local, remote
+# Family, local and remote address as in /proc/net/tcp, by both ports in hexadecimal:
+# those smc_diag tells of every socket.
+_TcpSockets: TypeAlias = dict[str, list[tuple[int, str, str]]]
 
 
 def sockets() -> list[SmcInfo]:
@@ -35,21 +37,32 @@ def sockets() -> list[SmcInfo]:
 
     Raises DiagUnavailableError where the kernel's smc_diag is missing, else DiagError.
     """
-    known = {}
+    return list(iter_sockets())
+
+
+def iter_sockets(*, details: bool = True) -> Iterator[SmcInfo]:
+    """The same as the kernel lists them, in little memory; the iterator raises the errors.
+
+    Without ``details`` it leaves out ``connection``, ``link_group`` and ``dmb``, which are
+    most of the work.
+    """
+    seen = set()
+    tcp: _TcpSockets | None = None
     for record in _records():
-        info = decode(record, _family(record))
-        known[info.inode, info.cookie] = info  # one may be listed twice
-    found = list(known.values())
-    incomplete = {_ports(info) for info in found if _lacks_address(info)}
-    if incomplete:
-        tcp = _tcp_sockets(incomplete)
-        found = [_with_addresses(info, tcp) for info in found]
-    return found
+        info = decode(record, _family(record), details=details)
+        key = info.inode, info.cookie
+        if key in seen:  # the kernel may list one twice
+            continue
+        seen.add(key)
+        if _lacks_address(info):
+            tcp = tcp or _tcp_sockets()
+            info = _with_addresses(info, tcp)
+        yield info
 
 
-def _records() -> list[bytes]:
+def _records() -> Iterator[bytes]:
     try:
-        return records()
+        yield from each_record()
     except DiagUnavailableError:
         if has_smc():
             raise
@@ -72,37 +85,37 @@ def _lacks_address(info: SmcInfo) -> bool:
     return info.local is not None and info.local[0] in ("0.0.0.0", "::")
 
 
-def _ports(info: SmcInfo) -> _Ports:
-    return info.local[1] if info.local else 0, info.peer[1] if info.peer else 0
-
-
-def _with_addresses(info: SmcInfo, tcp: dict[_Ports, set[_TcpSocket]]) -> SmcInfo:
+def _with_addresses(info: SmcInfo, tcp: _TcpSockets) -> SmcInfo:
     """The same with the addresses of the TCP socket inside, if only one can be it."""
-    if not _lacks_address(info):
-        return info
-    candidates = tcp[_ports(info)]
+    ports = f"{_port(info.local)}{_port(info.peer)}"
+    candidates = set(tcp.get(ports, ()))
     if info.family != AF_SMC:
         candidates = {sock for sock in candidates if sock[0] == info.family}
     if len(candidates) != 1:
         return info
-    ((_, local, peer),) = candidates
-    return replace(info, local=local, peer=peer if info.peer else None)
+    ((family, local, peer),) = candidates
+    return replace(
+        info,
+        local=_proc_address(family, local),
+        peer=_proc_address(family, peer) if info.peer else None,
+    )
 
 
-def _tcp_sockets(wanted: set[_Ports]) -> dict[_Ports, set[_TcpSocket]]:
-    """The TCP sockets of this network namespace that have such ports."""
-    found: dict[_Ports, set[_TcpSocket]] = {ports: set() for ports in wanted}
+def _port(address: Address | None) -> str:
+    return f"{address[1] if address else 0:04X}"
+
+
+def _tcp_sockets() -> _TcpSockets:
+    """The TCP sockets of this network namespace."""
+    found: _TcpSockets = {}
     for family, name in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
-        try:
-            text = Path("/proc/thread-self/net", name).read_text(encoding="ascii")
-        except OSError:  # no IPv6, or no /proc
-            continue
-        for line in text.splitlines()[1:]:
-            fields = line.split()[1:3]
-            local_port, peer_port = (int(field.rpartition(":")[2], 16) for field in fields)
-            if (local_port, peer_port) in found:
-                local, peer = (_proc_address(family, field) for field in fields)
-                found[local_port, peer_port].add((family, local, peer))
+        path = Path("/proc/thread-self/net", name)
+        # No IPv6, or no /proc.
+        with contextlib.suppress(OSError), path.open(encoding="ascii") as file:
+            next(file, None)
+            for line in file:
+                _, local, peer, _ = line.split(None, 3)
+                found.setdefault(local[-4:] + peer[-4:], []).append((family, local, peer))
     return found
 
 
