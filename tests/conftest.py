@@ -12,6 +12,7 @@ import platform
 import re
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,9 @@ from smcsock import AF_SMC, SMCPROTO_SMC, SMCPROTO_SMC6, Mode
 VM_MODE = os.environ.get("SMCSOCK_VM_MODE")
 VM_KERNEL = os.environ.get("SMCSOCK_VM_KERNEL")
 EXPECTED_MODE = {"smcd": Mode.SMCD, "smcr": Mode.SMCR, "tcp": Mode.TCP}
+
+LONGEST = 600
+"""Seconds that no test takes."""
 
 # Linux 6.12 forgets why a connect without blocking came to nothing, 7.2 does not.
 KEEPS_CONNECT_ERRORS = tuple(map(int, re.findall(r"\d+", platform.release())[:2])) >= (7, 2)
@@ -119,6 +123,35 @@ def no_default_timeout() -> Iterator[None]:
     """Tests may set the default timeout: it does not outlive them."""
     yield
     socket.setdefaulttimeout(None)
+
+
+@contextlib.contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Ends a call of the main thread that would block for ever."""
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"not over after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def no_endless_wait() -> Iterator[None]:
+    """For tests without a limit of their own, which takes the alarm from this one."""
+    with time_limit(LONGEST):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_sharing_thread() -> Iterator[None]:
+    """What multiprocessing starts to send a descriptor: from 3.15 on a fork would warn of it."""
+    yield
+    if sharer := sys.modules.get("multiprocessing.resource_sharer"):
+        sharer.stop(timeout=60)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

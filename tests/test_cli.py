@@ -1,6 +1,7 @@
 """The command line, as processes of its own: what it prints and how it ends."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -333,7 +334,8 @@ def test_a_server_out_of_descriptors_serves_those_who_wait_later() -> None:
         ]
         assert server.process.stderr is not None
         errors = iter(server.process.stderr.readline, "")
-        assert "smcsock: cannot accept a connection: Too many open files\n" in errors
+        reason = os.strerror(errno.EMFILE)
+        assert f"smcsock: cannot accept a connection: {reason}\n" in errors
         for client in clients:
             client.sendall(b"patience")
             assert receive(client, 8) == b"patience"
@@ -420,7 +422,8 @@ def test_an_address_in_use_is_named(family: str, host: str) -> None:
         result = run("echo", "-s", "-a", host, "-p", str(server.port))
     (error,) = complaints(result.stderr)
     shown = f"[{host}]" if ":" in host else host
-    assert error == f"smcsock: cannot listen on {shown}:{server.port}: Address already in use"
+    reason = os.strerror(errno.EADDRINUSE)
+    assert error == f"smcsock: cannot listen on {shown}:{server.port}: {reason}"
     assert result.returncode == 1
 
 
@@ -444,7 +447,10 @@ def test_a_refused_connection_is_named(family: str, host: str) -> None:
         (["-4", "-c", "::1"], "cannot resolve '::1' to an IPv4 address: "),
         (["-s", "-a", "bad..name"], "cannot resolve 'bad..name' to an address: "),
         (["-c", "fe80::1%nosuchif"], "cannot resolve 'fe80::1%nosuchif' to an address: "),
-        (["-a", "192.0.2.1"], "cannot listen on 192.0.2.1:0: Cannot assign requested address"),
+        (
+            ["-a", "192.0.2.1"],
+            f"cannot listen on 192.0.2.1:0: {os.strerror(errno.EADDRNOTAVAIL)}",
+        ),
     ],
 )
 def test_a_bad_address_is_named(arguments: list[str], error: str) -> None:

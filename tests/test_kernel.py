@@ -18,6 +18,7 @@ import re
 import select
 import signal
 import socket
+import ssl
 import struct
 import tempfile
 import termios
@@ -29,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import INET6, SMC, VM_KERNEL, VM_MODE, Presentation
+from conftest import INET, INET6, SMC, VM_KERNEL, VM_MODE, Presentation
+from tls import client_context, server_context
 
 import smcsock
 from smcsock import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SOL_SMC, Mode
@@ -1599,6 +1601,23 @@ def peer_closed_with_unread_data(client: socket.socket, server: socket.socket) -
     server.close()
     await_events(client, RDHUP)
     return attempt(client.recv, 9)
+
+
+@row
+def tls_end_without_close_notify(lab: Lab) -> str:
+    if ssl.OPENSSL_VERSION_INFO < (3, 5):
+        pytest.skip("before OpenSSL 3.5 the end is told whatever becomes of the alert")
+    lab = Lab(INET if lab.inet == socket.AF_INET else INET6, lab.is_smc, lab.stack)
+    plain_client, plain_server = lab.pair()
+    serving = server_context()
+    with in_thread(lambda: serving.wrap_socket(plain_server, server_side=True)) as wrapped:
+        client = client_context().wrap_socket(plain_client, server_hostname="localhost")
+    with client, wrapped.result() as server:
+        server.send(b"x")
+        client.recv(1)  # and the tickets: unread, they make TCP reset
+        client.close()
+        await_events(server, RDHUP)
+        return attempt(server.recv, 9)
 
 
 def close_with_linger_zero(client: socket.socket, server: socket.socket) -> None:

@@ -20,7 +20,6 @@ import pickle
 import re
 import select
 import selectors
-import signal
 import socket
 import ssl
 import struct
@@ -35,6 +34,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+import conftest
 import pytest
 from conftest import INET, INET6, SMC, VM_KERNEL, Presentation
 from descriptors import open_descriptors
@@ -57,16 +57,8 @@ Pair = tuple[smcsock.socket, smcsock.socket]
 
 @pytest.fixture(autouse=True)
 def time_limit() -> Iterator[None]:
-    """Ends a call of the main thread that would block for ever."""
-
-    def fail(*_: object) -> None:
-        pytest.fail(f"not over after {LIMIT} s")
-
-    before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(LIMIT)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with conftest.time_limit(LIMIT):
+        yield
 
 
 @contextlib.contextmanager

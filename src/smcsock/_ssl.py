@@ -1,11 +1,73 @@
 """TLS: ssl.SSLSocket for SMC."""
 
+import select
+import socket as _stdlib
 import ssl as _ssl
+from collections.abc import Callable
 from typing import Any
 
 from ._socket import Fallback, socket
 
-__all__ = ["SSLSocket"]
+__all__ = ["SSLSocket", "handshaking", "reading"]
+
+_base_recv = _stdlib.socket.recv
+
+# To an end of the stream without close_notify OpenSSL answers with an alert. TCP takes
+# it; SMC refuses it at once (smc_tx_sendmsg), and OpenSSL 3.5 tells of that instead of
+# the end. These make methods of ssl.SSLSocket that tell of the end, for sockets of any class.
+
+
+def reading(base: Callable[..., Any]) -> Callable[..., Any]:
+    """The method read(), with what receives through it."""
+
+    def read(self: Any, len: int = 1024, buffer: Any = None) -> Any:
+        """As ssl.SSLSocket.read(); over SMC an end without close_notify is that of TCP, too.
+
+        So it is no data if the socket suppresses ragged ends, else ssl.SSLEOFError.
+        """
+        try:
+            return base(self, len, buffer)
+        except (BrokenPipeError, ConnectionResetError):
+            if not _has_ended(self):
+                raise
+        if self.suppress_ragged_eofs:
+            return b"" if buffer is None else 0
+        raise _ragged_end()
+
+    return read
+
+
+def handshaking(base: Callable[..., None]) -> Callable[..., None]:
+    """The method do_handshake()."""
+
+    def do_handshake(self: Any, block: bool = False) -> None:
+        """As ssl.SSLSocket.do_handshake(); over SMC, too, the peer's end is ssl.SSLEOFError."""
+        try:
+            base(self, block)
+        except (BrokenPipeError, ConnectionResetError):
+            if not _has_ended(self):
+                raise
+            raise _ragged_end() from None
+
+    return do_handshake
+
+
+def _has_ended(sock: _ssl.SSLSocket) -> bool:
+    """Whether this is SMC and there is nothing more to receive: the peer has ended the stream."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    try:
+        # Over TCP, a fallback too, an end that was a reset looks the same afterwards.
+        protocol = sock.getsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_PROTOCOL)
+        if protocol == _stdlib.IPPROTO_TCP or not poll.poll(0):
+            return False
+        return _base_recv(sock, 1, _stdlib.MSG_PEEK) == b""
+    except OSError:
+        return False
+
+
+def _ragged_end() -> _ssl.SSLEOFError:
+    return _ssl.SSLEOFError(_ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol")
 
 
 class SSLSocket(_ssl.SSLSocket, socket):
@@ -63,6 +125,9 @@ class SSLSocket(_ssl.SSLSocket, socket):
             self.close()
             raise
         return self
+
+    read = reading(_ssl.SSLSocket.read)
+    do_handshake = handshaking(_ssl.SSLSocket.do_handshake)
 
     _sslobj: Any  # of the base class: None before connect() and after unwrap()
 

@@ -44,6 +44,9 @@ _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 
 _LIMIT = 2**16  # of a StreamReader's buffer, asyncio's default
 
+# What serve_forever() does with the clients when it ends is up to the patch release.
+_CLOSES_CLIENTS = "close_clients" in asyncio.Server.serve_forever.__code__.co_names
+
 
 async def open_connection(
     host: str | None = None,
@@ -522,6 +525,8 @@ class _Servers(asyncio.Server):
         except asyncio.CancelledError:
             try:
                 self.close()
+                if sys.version_info >= (3, 13) and _CLOSES_CLIENTS:
+                    self.close_clients()
                 await self.wait_closed()
             finally:
                 raise

@@ -28,11 +28,11 @@ class Apt:
         for name in ("lists/partial", "archives/partial", "empty"):
             (root / name).mkdir(parents=True)
         (root / "status").touch()
-        archives = _archives()
+        main, security = archives()
         (root / "sources.list").write_text(
             "".join(
                 f"deb [arch={','.join(architectures)} signed-by={KEYRING}] "
-                f"{archives[suite.endswith('-security')]} {suite} main\n"
+                f"{security if suite.endswith('-security') else main} {suite} main\n"
                 for suite in suites
             )
         )
@@ -103,7 +103,7 @@ def _unpack(archive: Path, target: Path) -> None:
         )
 
 
-def _archives() -> tuple[str, str]:
+def archives() -> tuple[str, str]:
     """Where Debian's archive is, and that of its security updates: where this machine's apt is.
 
     SMCSOCK_VM_MIRROR goes before that, and a machine that is not Debian's has the default.
