@@ -32,6 +32,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 nitpicky = False
+smartquotes = False  # options begin with two hyphens
 python_use_unqualified_type_names = True
 
 # Links into the standard library's documentation need its index from the network.

@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -60,7 +61,7 @@ SNIPPETS = [
 @pytest.mark.parametrize(("page", "line", "code"), SNIPPETS)
 def test_snippet(page: Path, line: int, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "ca.pem"))
-    with echo_server(with_tls="ssl" in code) as port, pair(port, "ssl" in code) as sock:
+    with echo_server(with_tls="ssl" in code) as port, fallen_back() as sock:
         code = code.replace("server.example", "localhost").replace("7000", str(port))
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         program = compile("\n" * line + code, page, "exec", flags=flags)
@@ -111,14 +112,11 @@ def echo_server(with_tls: bool) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def pair(port: int, with_tls: bool) -> Iterator[smcsock.socket | None]:
-    """A connection for the snippets that begin with one; TLS has none, one client at a time."""
-    if with_tls:
-        yield None
-        return
+def fallen_back() -> Iterator[smcsock.socket]:
+    """A connection, for the snippets that begin with one and ask why it is TCP."""
     with (
-        smcsock.create_server(("127.0.0.1", 0)) as listener,
-        smcsock.create_connection(listener.getsockname()) as sock,
+        socket.create_server(("127.0.0.1", 0)) as plain,
+        smcsock.create_connection(plain.getsockname()) as sock,
     ):
         yield sock
 
@@ -189,7 +187,8 @@ def start(directory: Path, name: str) -> "subprocess.Popen[str]":
 
 @over_smcd
 @pytest.mark.parametrize("arguments", [["ss", "-a"], ["devices"], ["linkgroups"], ["stats"],
-    ["system"], ["ueid"], ["seid"], ["pnet"], ["hs-limit"], ["info"], ["doctor"]],
+    ["system"], ["ueid"], ["seid"], ["pnet"], ["hs-limit"], ["info"], ["doctor"],
+    ["bench", "--seconds=2", "--rounds=1", "--sizes=1024"]],
     ids=lambda arguments: arguments[0])  # fmt: skip
 def test_json_is_of_its_schema(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -94,6 +94,32 @@ class Doctor(TypedDict):
     run: list[list[str]]
 
 
+class RoundTrips(TypedDict):
+    """Of 'smcsock bench', in seconds."""
+
+    median: float | None
+    p99: float | None
+
+
+class Variant(TypedDict):
+    """What 'smcsock bench' has measured with TCP or SMC; the keys of dicts are sizes."""
+
+    modes: list[str]
+    connections_per_second: float | None
+    round_trip_seconds: RoundTrips
+    throughput_bytes_per_second: dict[str, float | None]
+    client_cpu_nanoseconds_per_byte: dict[str, float | None]
+    server_cpu_nanoseconds_per_byte: dict[str, float | None]
+
+
+class Bench(TypedDict):
+    """Of 'smcsock bench'."""
+
+    mode: str
+    conclusion: str
+    runs: dict[str, Variant]
+
+
 class Connections(TypedDict):
     """Connections of one kind, in the report of 'smcsock run'."""
 
@@ -119,6 +145,7 @@ Info = TypedDict("Info", {"usable": bool, **get_type_hints(_info.Report)})  # ty
 OF_COMMAND: dict[str, Any] = {
     "info": Info,
     "doctor": Doctor,
+    "bench": Bench,
     "run": Run,
     "ss": list[SmcInfo],
     "linkgroups": LinkGroups,
