@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -139,6 +140,50 @@ COMMANDS = [
 def test_command_is_one(words: list[str]) -> None:
     end = next((n for n, word in enumerate(words) if word in ("&", "|", "&&")), None)
     _cli.parse(words[:end])
+
+
+@over_smcd
+def test_namespaces() -> None:
+    """What docs/containers.md has root type makes an SMC-D connection between two namespaces."""
+    (text,) = (
+        text for _, text in blocks(ROOT / "docs/containers.md", "console") if "netns add" in text
+    )
+    *setup, client = (line.removeprefix("# ") for line in text.splitlines())
+    script = "\n".join([*setup, f"until {client}; do sleep 1; done"])
+    smcsock_command = f"{shlex.quote(sys.executable)} -m smcsock"
+    with subprocess.Popen(
+        ["sh", "-c", script.replace("smcsock", smcsock_command)],
+        stdout=PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout
+            lines = iter(process.stdout.readline, "")
+            assert any(
+                line.startswith("connected to 10.9.0.2:") and "SMC-D" in line for line in lines
+            )
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            subprocess.run(["ip", "netns", "delete", "blue"], check=True)
+
+
+@on_host
+def test_systemd_units(tmp_path: Path) -> None:
+    systemd_analyze = shutil.which("systemd-analyze")
+    if systemd_analyze is None:
+        pytest.skip("there is no systemd-analyze")
+    units = [text for _, text in blocks(ROOT / "docs/systemd.md", "ini")]
+    for name, unit in zip(["smc-eid.service", "app.service"], units, strict=True):
+        text = re.sub(r"/opt/app/bin/\w+", sys.executable, unit)
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        [systemd_analyze, "verify", *map(str, tmp_path.iterdir())],
+        stderr=PIPE,
+        text=True,
+        env=os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+    )
+    assert [line for line in done.stderr.splitlines() if str(tmp_path) in line] == []
 
 
 TUTORIAL = ROOT / "docs/tutorial.md"
