@@ -12,10 +12,14 @@ limited_api = not sysconfig.get_config_var("Py_GIL_DISABLED")
 setup(
     ext_modules=[
         Extension(
-            "smcsock._smcsock",
-            sources=["src/_smcsock.c"],
+            name,
+            sources=[source],
             define_macros=[("Py_LIMITED_API", "0x030b0000")] if limited_api else [],
             py_limited_api=limited_api,
+        )
+        for name, source in (
+            ("smcsock._smcsock", "src/_smcsock.c"),
+            ("smcsock._native._syscalls", "src/_native.c"),
         )
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if limited_api else {},

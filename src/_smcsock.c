@@ -25,6 +25,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -1850,6 +1851,43 @@ static PyType_Spec socket_methods_spec = {
     .slots = socket_methods_slots,
 };
 
+/* ---- Memory that processes share ------------------------------------------ */
+
+PyDoc_STRVAR(map_shared_doc,
+"map_shared($module, fd, size, /)\n--\n\n"
+"The file of a descriptor as a memoryview that every process forked from now on\n"
+"shares.  It stays when the descriptor is closed, and until the process ends: unlike\n"
+"that of the module mmap it has no descriptor of its own.  Raises OSError.");
+
+static PyObject *
+smcsock_map_shared(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+{
+    int fd;
+    if (nargs != 2) {
+        return PyErr_Format(PyExc_TypeError, "map_shared() takes 2 arguments (%zd given)", nargs);
+    }
+    if (!as_int(args[0], &fd)) {
+        return NULL;
+    }
+    Py_ssize_t size = PyLong_AsSsize_t(args[1]);
+    if (size == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (size <= 0) {
+        PyErr_SetString(PyExc_ValueError, "size must be positive");
+        return NULL;
+    }
+    void *memory = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    PyObject *view = PyMemoryView_FromMemory(memory, size, PyBUF_WRITE);
+    if (view == NULL) {
+        munmap(memory, (size_t)size);
+    }
+    return view;
+}
+
 /* ---- Module ---------------------------------------------------------------- */
 
 #define FUNCTION(name, function, doc) \
@@ -1863,6 +1901,7 @@ static PyMethodDef module_methods[] = {
     FUNCTION("opening", smcsock_opening, opening_doc),
     FUNCTION("inode", smcsock_inode, inode_doc),
     FUNCTION("replace", smcsock_replace, replace_doc),
+    FUNCTION("map_shared", smcsock_map_shared, map_shared_doc),
     {"identify", smcsock_identify, METH_O, identify_doc},
     FUNCTION("records", smcsock_records, records_doc),
     FUNCTION("present", smcsock_present, present_doc),

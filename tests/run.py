@@ -242,9 +242,12 @@ def install_debian_packages(for_guests: bool, whole: bool) -> None:
     }
     if whole:
         needed |= {
-            # For tests/apps. Where there is systemd, apt starts these two as services, too.
+            # For tests/apps. Where there is systemd, apt starts the servers as services, too.
             "redis-server": "redis-server",
             "/usr/lib/postgresql/*/bin/initdb": "postgresql",
+            "curl": "curl",
+            "nginx": "nginx-light",
+            "node": "nodejs",
             # For tests/test_metrics.py.
             "prometheus": "prometheus",
             "systemd-analyze": "systemd",

@@ -158,8 +158,9 @@ def check_signature(
         if name not in left_out:
             mine = parameters.pop(name)
             assert (mine.kind, mine.default) == (parameter.kind, parameter.default), name
-    # The last two came with 3.12 and 3.13.
-    assert {*parameters} <= {"require_smc", "fallback", "all_errors", "keep_alive"}
+    # all_errors and keep_alive came with 3.12 and 3.13.
+    own = {"require_smc", "fallback", "sndbuf", "rcvbuf"}
+    assert {*parameters} <= own | {"all_errors", "keep_alive"}
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters.values())
 
 
@@ -876,6 +877,24 @@ def test_server_on_several_addresses(new_loop: Any, no_descriptor_leaks: None) -
                 assert line == f"{expected_mode(presentation)}\n".encode()
         assert not server.is_serving()
         assert not server.sockets
+
+    run(main(), new_loop)
+
+
+def test_buffers_have_the_sizes_asked_for(new_loop: Any) -> None:
+    """Those of the listener, and of the client before it connects: its option is doubled then."""
+
+    async def main() -> None:
+        async with await aio.start_server(greet, "127.0.0.1", 0, rcvbuf=60_000) as server:
+            streams = aio.open_connection("127.0.0.1", port_of(server), sndbuf=70_000)
+            async with closing(streams) as (_, writer):
+                sock = writer.get_extra_info("socket")
+                sizes = [
+                    server.sockets[0].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+                    sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF),
+                ]
+        assert sizes[0] == 120_000
+        assert sizes[1] >= 131_072 or sizes[1] == 140_000
 
     run(main(), new_loop)
 

@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ from test_smc_info import NOBODY, in_child, need_root
 from test_socket import LIMIT, Pair
 from test_socket import time_limit as time_limit
 
-from smcsock import Mode, SmcInfo, State, _cli, diag
+from smcsock import Mode, SmcInfo, State, _cli, diag, has_smc
 from smcsock._cli import main
 from smcsock._cli._common import ExitCode
 from smcsock._cli._diag import say_items, say_lists, say_table
@@ -260,11 +261,11 @@ def test_ss_filter_of_states_is_not_about_connected_sockets_only(
             words: {entry["inode"] for entry in shell.json(f"ss {words}")}
             for words in ("state listening", "exclude init", "state init or state closed")
         }
-    inodes = {inode_of(listener), inode_of(new)}
-    assert [shown & inodes for shown in found.values()] == [
-        {inode_of(listener)},
-        {inode_of(listener)},
-        {inode_of(new)},
+        of_listener, of_new = inode_of(listener), inode_of(new)
+    assert [shown & {of_listener, of_new} for shown in found.values()] == [
+        {of_listener},
+        {of_listener},
+        {of_new},
     ]
 
 
@@ -638,6 +639,76 @@ def test_changing_takes_privilege(shell: Shell, smc_mode: Mode) -> None:
 
     text = f"smcsock: {NOT_PERMITTED_TEXT}\n"
     assert in_child(attempt) == repr({(ExitCode.NOT_PERMITTED, "", text)})
+
+
+def test_devices_are_filtered(shell: Shell, smc_mode: Mode) -> None:
+    nothing: dict[str, list[Any]] = {"smcd": [], "smcr": []}
+    for words in ("--netdev none", "--ibdev none", "--pnetid NONE"):
+        shown = shell.json(f"devices {words}")
+        assert {name: shown[name] for name in nothing} == nothing
+    header, *rows = shell.lines("devices --by-pnetid")
+    assert header.split() == ["PNET-ID", "For", "Device", "Port", "Net-Dev", "InUse"]
+    if smc_mode is Mode.SMCR:
+        assert [row.split()[:4] for row in rows] == [["SMC-R", "rxe0", "1", "lo"]]
+        assert len(shell.json("devices --netdev lo --ibdev rxe0")["smcr"]) == 1
+
+
+def test_stats_count_from_a_reset_on(
+    shell: Shell, smc_mode: Mode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with SMC.pair() as (client, _):
+        client.sendall(b"x" * 1000)
+    absolute = shell.json("stats")
+    assert shell.run("stats reset") == (OK, "", "")
+    assert shell.json("stats --absolute") == absolute
+    counted = shell.json("stats")
+    assert counted["smcd"]["client_v2"] == counted["client_fallbacks"] == 0
+    assert counted["fallbacks"] == []
+    assert "since 'smcsock stats reset'" in shell.lines("stats")[-1]
+    with SMC.pair():
+        pass
+    counted = shell.json("stats")
+    of = "smcr" if smc_mode is Mode.SMCR else "smcd"
+    assert counted[of]["client_v2"] + counted["client_fallbacks"] == 1
+    (file,) = (tmp_path / "state/smcsock").iterdir()
+    for text in ("", "[]", file.read_text().replace('"stats"', '"other"')):
+        file.write_text(text)
+        assert shell.json("stats")[of]["client_v2"] >= absolute[of]["client_v2"]
+
+
+@on_host
+@pytest.mark.parametrize(("word", "command"), [("dev", "devices"), ("l", "linkgroups")])
+def test_abbreviated_command(word: str, command: str, shell: Shell) -> None:
+    assert shell.output(f"{word} --help").startswith(f"usage: smcsock {command} ")
+
+
+@on_host
+@pytest.mark.parametrize("word", ["s", "x", "ss2", "de-v"])
+def test_word_that_abbreviates_no_command(word: str, shell: Shell) -> None:
+    status, _, err = shell.run(word)
+    assert (status, f"invalid choice: '{word}'" in err) == (USAGE, True)
+
+
+def test_collected_report(shell: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "report.tar.gz"
+    shell.output(f"doctor --collect {path}")
+    assert path.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(path) as archive:
+        texts = {
+            entry.name.removeprefix("smcsock-report/"): (archive.extractfile(entry) or io.BytesIO())
+            .read()
+            .decode()
+            for entry in archive
+        }
+    assert json.loads(texts["versions.json"])["kernel"] == os.uname().release
+    assert json.loads(texts["doctor_json.txt"].partition("\n# ")[0])["findings"]
+    if has_smc():
+        assert json.loads(texts["stats_absolute_json.txt"])["smcd"]
+    else:
+        assert "modprobe smc" in texts["stats_absolute_json.txt"]
+    status, _, err = shell.run(f"doctor --collect {path}")
+    assert (status, err) == (FAILED, f"smcsock: cannot write {path}: File exists\n")
 
 
 @on_host

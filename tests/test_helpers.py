@@ -98,11 +98,14 @@ def refused(presentation: Presentation) -> Iterator[Any]:
         yield holder.getsockname()
 
 
+EXTRAS = {"fallback", "sndbuf", "rcvbuf"}
+
+
 @pytest.mark.parametrize(
     ("ours", "oracle", "extras"),
     [
-        (smcsock.create_connection, socket.create_connection, {"require_smc", "fallback"}),
-        (smcsock.create_server, socket.create_server, {"fallback"}),
+        (smcsock.create_connection, socket.create_connection, {"require_smc", *EXTRAS}),
+        (smcsock.create_server, socket.create_server, EXTRAS),
     ],
 )
 def test_signature_is_the_standard_librarys(
@@ -469,6 +472,37 @@ def test_server_presents_the_inet_family(presentation: Presentation) -> None:
         assert type(sock) is smcsock.socket
         assert sock.family is presentation.inet
         assert (sock.family, sock.type, sock.proto) == (tcp.family, tcp.type, tcp.proto)
+
+
+def sizes(sock: socket.socket) -> list[int]:
+    return [
+        sock.getsockopt(socket.SOL_SOCKET, name) for name in (socket.SO_SNDBUF, socket.SO_RCVBUF)
+    ]
+
+
+@inet
+def test_buffers_have_the_sizes_asked_for(presentation: Presentation) -> None:
+    with (
+        smcsock.create_server(
+            (presentation.host, 0), family=presentation.inet, sndbuf=50_000, rcvbuf=60_000
+        ) as listener,
+        smcsock.create_connection(
+            listener.getsockname()[:2], sndbuf=70_000, rcvbuf=80_000
+        ) as client,
+        listener.accept()[0] as server,
+    ):
+        assert sizes(listener) == [100_000, 120_000]
+        if smcsock.has_smc() and not client.fell_back():
+            # The kernel gives powers of two, less its own header.
+            connection = server.smc_info().connection
+            assert connection
+            assert connection.rmbe_size >= 60_000
+            connection = client.smc_info().connection
+            assert connection
+            assert connection.rmbe_size >= 80_000
+        else:
+            assert sizes(client) == [140_000, 160_000]
+            assert sizes(server) == [100_000, 120_000]
 
 
 @inet

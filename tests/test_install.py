@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import gc
 import http.server
 import multiprocessing
 import multiprocessing.connection
@@ -182,6 +181,22 @@ def test_other_sockets_are_plain(arguments: tuple[int, ...]) -> None:
     with smcsock.installed(), socket.socket(*arguments) as sock:
         assert type(sock) is socket.socket
         assert not is_smc(sock)
+
+
+@pytest.mark.parametrize("report", [None, smcsock.Report()], ids=["", "report"])
+def test_unix_sockets_connect(report: smcsock.Report | None, tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with smcsock.installed(report=report), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
+            one.connect(path)
+            assert two.connect_ex(path) == 0
+            for _ in range(2):
+                sock, address = listener.accept()
+                sock.close()
+                assert address == ""
+    assert not report or not report.connections()
 
 
 def test_socketpair_is_plain() -> None:
@@ -592,106 +607,6 @@ def test_a_socket_sent_to_another_process_is_selected_as_before() -> None:
             server.sendall(b"x")
             assert client.recv(1) == b"x"
     assert report.connections() == {Outcome("accept", Mode.TCP, note="not selected"): 1}
-
-
-def test_a_forked_child_counts_from_zero() -> None:
-    report = Report()
-    with smcsock.installed(report=report), connected():
-        with connected():
-            pass
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                assert not report.connections()
-                with connected():
-                    pass
-                assert sum(report.connections().values()) == 2
-                status = 0
-            finally:
-                os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert sum(report.connections().values()) == 4
-
-
-# ----- the report
-
-
-def test_the_report_tells_why_a_connection_is_tcp(inet: Presentation, smc_mode: Mode) -> None:
-    report = Report()
-    with (
-        tcp_listener(inet.host) as listener,
-        smcsock.installed(report=report),
-        socket.create_connection(listener.getsockname()[:2]) as client,
-    ):
-        expected = smcsock.smc_info(client)
-    assert expected.reason
-    assert expected.mode is Mode.TCP
-    assert report.connections() == {
-        Outcome("connect", Mode.TCP, expected.reason, expected.peer_reason): 1
-    }
-    assert str(report).splitlines()[1] == f"  1 connected  {expected}"
-    assert f"  advice: {expected.reason.advice}" in str(report).splitlines()
-
-
-@pytest.mark.parametrize("ending", ["shutdown", "detach", "forgotten", "makefile"])
-def test_the_report_knows_connections_that_have_ended(ending: str, mode: Mode) -> None:
-    report = Report()
-    with smcsock.installed(report=report), connected() as (client, server):
-        if ending == "shutdown":
-            server.shutdown(socket.SHUT_RDWR)
-            assert client.recv(1) == b""
-            client.shutdown(socket.SHUT_RDWR)
-        elif ending == "detach":
-            os.close(client.detach())
-        elif ending == "makefile":
-            with client.makefile("rb"):
-                client.close()
-        else:
-            assert modes(report) == {("connect", mode): 1, ("accept", mode): 1}
-    assert modes(report) == {("connect", mode): 1, ("accept", mode): 1}
-
-
-@pytest.mark.filterwarnings("ignore:unclosed <socket.socket:ResourceWarning")
-def test_the_report_knows_connections_that_nobody_closes(smc_mode: Mode) -> None:
-    report = Report()
-    with tcp_listener() as listener, smcsock.installed(report=report):
-        for _ in range(3):
-            socket.create_connection(listener.getsockname())
-            gc.collect()
-    ((outcome, count),) = report.connections().items()
-    assert (outcome.mode, count, outcome.note) == (Mode.TCP, 3, "")
-    assert outcome.reason
-
-
-def test_many_connections_are_asked_about_at_once(mode: Mode) -> None:
-    report = Report()
-    with contextlib.ExitStack() as stack, smcsock.installed(report=report):
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        for _ in range(40):
-            stack.enter_context(socket.create_connection(listener.getsockname()))
-            stack.enter_context(listener.accept()[0])
-        if smcsock.has_smc():
-            assert 0 < len(report._waiting) < 64
-        assert modes(report) == {("connect", mode): 40, ("accept", mode): 40}
-        assert not report._waiting
-
-
-def test_a_connection_is_counted_once_however_often_it_is_asked_for() -> None:
-    report = Report()
-    with (
-        tcp_listener() as listener,
-        smcsock.installed(report=report, only="192.0.2.1:1"),
-        socket.socket() as client,
-    ):
-        client.setblocking(False)
-        assert client.connect_ex(listener.getsockname()) == errno.EINPROGRESS
-        assert select.select([], [client], [], LIMIT)[1]
-        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
-        assert client.connect_ex(listener.getsockname()) == 0
-        assert client.connect_ex(listener.getsockname()) == errno.EISCONN
-        client.getpeername()
-    assert modes(report) == {("connect", Mode.TCP): 1}
 
 
 # ----- only

@@ -818,7 +818,29 @@ def fastopen_listener(lab: Lab) -> str:
     listener.setsockopt(TCP, socket.TCP_FASTOPEN, 5)
     listener.listen()
     client, server = lab.connect(lab.open(), listener)
-    return steps(carrier(client), carrier(server))
+    return steps(carrier(client), carrier(server), woken(client, server))
+
+
+@row
+def fastopen_listener_without_smcsock(lab: Lab) -> str:
+    sock = lab.open()
+    # The kernel's socket, in hands that know nothing of SMC.
+    listener = lab.stack.enter_context(socket.socket(lab.inet, fileno=sock.detach()))
+    listener.bind((lab.host, 0))
+    if lab.inet == socket.AF_INET:
+        listener.setsockopt(TCP, socket.TCP_FASTOPEN, 5)
+    else:
+        listener.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, OFF)
+    listener.listen()
+    return woken(*lab.connect(lab.open(), listener))
+
+
+def woken(sender: socket.socket, reader: socket.socket) -> str:
+    """Whether who waits for data is told that there is some."""
+    with select.epoll() as poller:
+        poller.register(reader, IN)
+        sender.send(b"x")
+        return "woken" if poller.poll(QUIET) else "not woken"
 
 
 @row

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from conftest import on_host
 
-from smcsock.__main__ import main
 from smcsock._cli._common import CommandError, ExitCode
 from smcsock._cli._program import Kind, Program, find_program
 
@@ -241,15 +240,6 @@ def test_a_command_of_another_python_is_told_apart(name: str, place: Path) -> No
     for words in ((name, "x.py"), ("tool",), ("tool2",), ("python3.9", "x.py")):
         assert find(*words).kind is Kind.OTHER_PYTHON
     assert find("tool").what == f"for {name}"
-
-
-def test_another_python_is_refused_with_the_reason(
-    place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = write(place / "bin/pypy3")
-    write(place / "bin/tool", f"#!{path}\n")
-    assert main(["run", "tool"]) == 126
-    assert capsys.readouterr().err == "smcsock: tool is for pypy3, and smcsock needs CPython\n"
 
 
 @pytest.mark.parametrize(

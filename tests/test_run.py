@@ -1,7 +1,9 @@
 """smcsock run: programs as processes of their own."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -274,7 +276,7 @@ def test_a_child_that_is_terminated_has_counted(tmp_path: Path) -> None:
     ("name", "content"),
     [
         ("smcsock.py", "raise ImportError('none here')"),
-        ("smcsock/_dropin/_session.py", "def begin(hook): raise TypeError('none here')"),
+        ("smcsock/_dropin/_session.py", "def begin(*_): raise TypeError('none here')"),
     ],
 )
 def test_a_python_without_smcsock_says_so(
@@ -295,6 +297,119 @@ def test_a_python_without_smcsock_says_so(
     expected = f"smcsock: {sys.executable} cannot use smcsock (none here): {outcome}\n"
     assert result.stderr == expected
     assert (result.returncode, result.stdout) == ((3, "") if required else (0, "running\n"))
+
+
+OLD = ("2.7", "3.6", "3.10")
+
+
+def old_python(version: str) -> str:
+    """A Python that smcsock does not run in; skips if there is none."""
+    places = Path.home().glob(f".pyenv/versions/{version}.*/bin/python{version}")
+    for path in (*places, shutil.which(f"python{version}")):
+        if path and call(str(path), "-S", "-c", "").returncode == 0:
+            return str(path)
+    pytest.skip(f"there is no Python {version} here")
+
+
+@on_host
+@pytest.mark.parametrize("version", OLD)
+def test_an_old_python_says_so(version: str) -> None:
+    python = old_python(version)
+    site = str(Path(smcsock.__file__).parent / "_dropin/_site")
+    for required in (True, False):
+        env = {"PYTHONPATH": site, "SMCSOCK_RUN": json.dumps({"require_smc": required})}
+        result = call(python, "-B", "-c", "print('running')", env=env)
+        assert "cannot use smcsock (it needs Python 3.11)" in result.stderr
+        assert (result.returncode, result.stdout) == ((3, "") if required else (0, "running\n"))
+
+
+@on_host
+@pytest.mark.parametrize("options", [(), ("--children",)], ids=["", "children"])
+def test_a_wrapper_may_put_its_sitecustomize_in_front(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """As opentelemetry-instrument does, whose sitecustomize looks for no other one."""
+    (tmp_path / "front").mkdir()
+    program(tmp_path, "print('wrapped')", "front/sitecustomize.py")
+    code = f"""
+    import os, sys
+    old = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = {str(tmp_path / "front")!r} + (os.pathsep + old if old else "")
+    os.execl(sys.executable, sys.executable, *sys.argv[1:])
+    """
+    inner = program(tmp_path, f"{CONNECT}\nconnect()", "inner.py")
+    result = run("--report", "--json", *options, program(tmp_path, code), inner)
+    assert result.stdout == "wrapped\n"
+    report = json.loads(result.stderr)
+    assert report["processes"] == 1
+    assert sum(totals(result.stderr).values()) == 2
+
+
+PROTOCOLS = """
+import socket
+for arguments in (
+    (socket.AF_INET,), (socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK),
+    (socket.AF_INET, socket.SOCK_STREAM, 262), (socket.AF_INET, socket.SOCK_DGRAM),
+    (socket.AF_UNIX,),
+):
+    try:
+        socket.socket(*arguments).close()
+        print("open")
+    except OSError as error:
+        print(error.errno)
+"""
+
+
+@on_host
+def test_tcp_can_be_forbidden_to_a_process_and_its_children() -> None:
+    code = f"""
+import subprocess, sys
+from smcsock._native._refusal import forbid_tcp
+forbid_tcp()
+subprocess.run([sys.executable, "-I", "-c", {PROTOCOLS!r}], check=True)
+"""
+    result = call(sys.executable, "-c", code)
+    if "NativeError" in result.stderr:
+        pytest.skip(f"no seccomp filter here: {result.stderr.splitlines()[-1]}")
+    refused = str(errno.EPROTONOSUPPORT)
+    assert result.stdout.split() == [refused, refused, refused, "open", "open"], result.stderr
+
+
+@slow
+def test_no_child_gets_round_a_requirement(tmp_path: Path, smc_mode: Mode) -> None:
+    if smc_mode is Mode.TCP:
+        pytest.skip("nothing can be required of TCP sockets")
+    code = f"""
+    {textwrap.indent(CONNECT, "    ").strip()}
+    import subprocess, sys, time
+
+    if __name__ == "__main__":
+        connect()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=accept, args=(listener,))
+            thread.start()
+            time.sleep(0.5)
+            listener.shutdown(socket.SHUT_RDWR)  # which needs a connection to wake accept()
+            thread.join()
+        code = {CONNECT + "connect()"!r}
+        for options in ([], ["-I"], ["-S"], ["-E"]):
+            child = subprocess.run([sys.executable, *options, "-c", code], stderr=subprocess.PIPE)
+            print(child.returncode, child.stderr.decode().split("\\n")[-2:])
+    """
+    accept = """
+def accept(listener):
+    try:
+        listener.accept()
+    except OSError as error:
+        print(error.errno)
+
+"""
+    path = program(tmp_path, f"import socket\n{accept}{textwrap.dedent(code)}")
+    result = run("--require-smc", "--children", "--report", "--json", path)
+    failed = f"1 ['OSError: [Errno {errno.EPROTONOSUPPORT}] Protocol not supported', '']"
+    lines = result.stdout.splitlines()
+    assert lines == [str(errno.EINVAL), "0 ['']", failed, failed, failed], result.stderr
+    assert totals(result.stderr) == {("connect", smc_mode): 2, ("accept", smc_mode): 2}
 
 
 # ----- the report
@@ -397,6 +512,10 @@ def test_a_required_connection_fails_the_program(tmp_path: Path, smc_mode: Mode)
         (("--only", "host", "x"), "argument --only: not HOST:PORT: 'host'"),
         (("--fallback", "udp", "x"), "invalid choice: 'udp'"),
         (("--sockets", "x"), "unrecognized arguments"),
+        (("--require-smc", "ls"), "can refuse the connections of /"),
+        (("--native", "--require-smc", "-c", ""), "can refuse the connections of C libraries"),
+        (("--exact", "ls"), "--exact is for --report of --native, or"),
+        (("--exact", "--report", "-c", ""), "--exact is for --report of --native, or"),
     ],
     ids=str,
 )
@@ -414,8 +533,6 @@ def test_wrong_usage(
     [
         (("no-such-program",), 127, "there is no program 'no-such-program'"),
         (("./none.py",), 127, "there is no program './none.py'"),
-        (("ls",), 126, "is a binary, not a Python program: for those, smc-tools has smc_run"),
-        (("{shell}",), 126, "is a script of '/bin/sh -e', not a Python program"),
         (("python3", "-I", "-c", ""), 1, "not with -I, -E or -S"),
         (("python3", "-W", "error", "-uXdev", "-qS"), 1, "not with -I, -E or -S"),
         (("--report-to", "/dev/full/x", "-c", ""), 1, "cannot write the report to /dev/full/x"),
@@ -426,11 +543,9 @@ def test_what_cannot_be_run(
     arguments: tuple[str, ...],
     status: int,
     message: str,
-    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shell = program(tmp_path, "#!/bin/sh -e\nexit 0\n", "shell")
-    assert main(["run", *(argument.format(shell=shell) for argument in arguments)]) == status
+    assert main(["run", *arguments]) == status
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.out == ""

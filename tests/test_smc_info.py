@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import os
 import pickle
+import random
 import shutil
 import socket
 import struct
@@ -38,6 +39,7 @@ from smcsock import (
     Reason,
     SmcInfo,
     State,
+    _smcsock,
 )
 from smcsock._info import decode, query
 from smcsock._reasons import reason
@@ -562,19 +564,19 @@ def test_without_smc_diag_there_are_no_records(pair: Pair, no_smc_diag: None) ->
 
 
 def test_no_inodes_have_no_records() -> None:
-    assert records([]) == records(set()) == []
+    assert _smcsock.records([]) == _smcsock.records(set()) == []
 
 
 @pytest.mark.parametrize("inodes", [1, ["1"], [1.0], [None]], ids=repr)
 def test_inodes_of_another_type(inodes: Any) -> None:
     with pytest.raises(TypeError):
-        records(inodes)
+        _smcsock.records(inodes)
 
 
 @pytest.mark.parametrize("inode", [-1, 2**64])
 def test_inodes_of_another_size(inode: int) -> None:
     with pytest.raises(OverflowError):
-        records([3, inode])
+        _smcsock.records([3, inode])
 
 
 # ----- require_smc
@@ -893,3 +895,30 @@ def test_attribute_that_is_too_short_is_left_out(kind: int, cut: str) -> None:
 def test_attribute_with_a_wrong_length_ends_the_record(length: int) -> None:
     wrong = struct.pack("=HH", length, 99)
     assert decoded(wrong) == decoded()
+
+
+def test_record_without_details_is_the_same_but_for_them() -> None:
+    payloads = {
+        1: bytes(104),
+        2: bytes(147),
+        3: b"\1",
+        4: bytes(56),
+        5: struct.pack("=2I", NOSMCDEV, 7),
+        9: b"newer",
+    }
+    choice = random.Random(1)
+    for _ in range(2000):
+        record = struct.pack(
+            "=4B 2s2s 16s16s I 2I I Q",
+            *(choice.choice([socket.AF_INET6, AF_SMC]), choice.choice([1, 2, 10, 99])),
+            *(choice.randrange(4), 3, choice.choice([b"\0\0", b"\1\2"]), b"\3\4"),
+            *(bytes(range(16)), bytes(16), 4, 5, 6, 7, 8),
+        )
+        for kind in choice.sample(list(payloads), choice.randrange(6)):
+            size = len(payloads[kind]) + 4
+            record += struct.pack("=HH", size, kind) + payloads[kind] + bytes(-size % 4)
+        record = record[: choice.randrange(72, len(record) + 72)]
+        for family in (socket.AF_INET, socket.AF_INET6):
+            whole = decode(record, family)
+            expected = dataclasses.replace(whole, connection=None, link_group=None, dmb=None)
+            assert decode(record, family, details=False) == expected

@@ -20,6 +20,13 @@ __all__ = ["create_connection", "create_server"]
 _DEFAULT_TIMEOUT: Any = _stdlib._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]
 
 
+def set_buffers(sock: _stdlib.socket, sndbuf: int | None, rcvbuf: int | None) -> None:
+    """Sets the sizes of a socket's buffers in bytes, where they are given."""
+    for option, size in ((_stdlib.SO_SNDBUF, sndbuf), (_stdlib.SO_RCVBUF, rcvbuf)):
+        if size is not None:
+            sock.setsockopt(_stdlib.SOL_SOCKET, option, size)
+
+
 def _connect(
     family: int,
     proto: int,
@@ -28,9 +35,11 @@ def _connect(
     source_address: Any,
     require_smc: bool,
     fallback: Fallback | None,
+    buffers: tuple[int | None, int | None] = (None, None),
 ) -> socket:
     sock = socket(family, _stdlib.SOCK_STREAM, proto, fallback=fallback)
     try:
+        set_buffers(sock, *buffers)
         if timeout is not _DEFAULT_TIMEOUT:
             sock.settimeout(timeout)
         if source_address:
@@ -52,6 +61,8 @@ def create_connection(
     all_errors: bool = False,
     require_smc: bool = False,
     fallback: Fallback | None = None,
+    sndbuf: int | None = None,
+    rcvbuf: int | None = None,
 ) -> socket:
     """Connects to (host, port), trying each address of the host in turn.
 
@@ -59,6 +70,8 @@ def create_connection(
     ``source_address`` to bind to first, ``all_errors`` for an ExceptionGroup in
     place of the last error. With ``require_smc`` a connection that falls back to
     TCP counts as failed, with FallbackError. ``fallback`` as for smcsock.socket.
+    ``sndbuf`` and ``rcvbuf`` are the sizes of the buffers in bytes, which without them
+    hold 64 KiB (SO_SNDBUF, SO_RCVBUF): once connected they are what they are.
 
     The socket presents AF_INET or AF_INET6.
     """
@@ -68,7 +81,14 @@ def create_connection(
         while True:
             try:
                 return _connect(
-                    family, proto, sockaddr, timeout, source_address, require_smc, fallback
+                    family,
+                    proto,
+                    sockaddr,
+                    timeout,
+                    source_address,
+                    require_smc,
+                    fallback,
+                    (sndbuf, rcvbuf),
                 )
             except HandshakeInterruptedError:
                 # Unlike connect() on a caller's socket, this can go on with a new one.
@@ -122,13 +142,16 @@ def create_server(
     reuse_port: bool = False,
     dualstack_ipv6: bool = False,
     fallback: Fallback | None = None,
+    sndbuf: int | None = None,
+    rcvbuf: int | None = None,
 ) -> socket:
     """A listening socket bound to an address, SO_REUSEADDR set.
 
     As socket.create_server(): ``family`` AF_INET or AF_INET6, ``backlog`` for
     listen(), ``reuse_port`` to set SO_REUSEPORT (EOPNOTSUPP for SMC before Linux
     6.11), ``dualstack_ipv6`` to serve IPv4 on an AF_INET6 socket too. ``fallback``
-    as for smcsock.socket.
+    as for smcsock.socket. ``sndbuf`` and ``rcvbuf`` are the sizes in bytes of the
+    buffers that the accepted sockets will have.
     """
     if dualstack_ipv6:
         if not _stdlib.has_dualstack_ipv6():
@@ -138,6 +161,7 @@ def create_server(
     sock = open_shared(family, -1, fallback) if reuse_port else socket(family, fallback=fallback)
     try:
         sock.setsockopt(_stdlib.SOL_SOCKET, _stdlib.SO_REUSEADDR, 1)
+        set_buffers(sock, sndbuf, rcvbuf)
         if sock._inet == _stdlib.AF_INET6:
             v6only = 0 if dualstack_ipv6 else 1
             sock.setsockopt(_stdlib.IPPROTO_IPV6, _stdlib.IPV6_V6ONLY, v6only)

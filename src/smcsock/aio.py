@@ -16,7 +16,7 @@ from functools import partial
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ._errors import FallbackError, SMCUnsupportedError
-from ._helpers import open_shared
+from ._helpers import open_shared, set_buffers
 from ._info import SmcInfo
 from ._socket import Fallback, socket, until_end
 from ._socket import smc_info as _smc_info
@@ -114,12 +114,15 @@ async def create_connection(
     all_errors: bool = False,
     require_smc: bool = False,
     fallback: Fallback | None = None,
+    sndbuf: int | None = None,
+    rcvbuf: int | None = None,
 ) -> tuple[asyncio.Transport, _Protocol]:
     """The event loop's method of that name, over SMC: a transport and a protocol.
 
     With ``require_smc`` an attempt that falls back to TCP has failed, with
     FallbackError, which goes before the errors of other addresses. ``fallback`` as
     for smcsock.socket. ``all_errors`` is there whatever the version of Python.
+    ``sndbuf`` and ``rcvbuf``, in bytes, as for smcsock.create_connection().
 
     Raises OSError as asyncio does, also where the kernel itself would tell of no
     error (docs/kernel.md): ConnectionAbortedError.
@@ -145,7 +148,10 @@ async def create_connection(
         if interleave:
             infos = _interleave(infos, interleave)
         sock = opened = await _connect_first(
-            [partial(_connect, info, local_infos, require_smc, fallback) for info in infos],
+            [
+                partial(_connect, info, local_infos, require_smc, fallback, (sndbuf, rcvbuf))
+                for info in infos
+            ],
             happy_eyeballs_delay,
             all_errors,
         )
@@ -242,11 +248,13 @@ async def _connect(
     local_infos: Sequence[_AddressInfo] | None,
     require_smc: bool,
     fallback: Fallback | None,
+    buffers: tuple[int | None, int | None],
 ) -> socket:
     family, type, proto, _, address = info
     sock = socket(family, type, proto, fallback=fallback)
     try:
         sock.setblocking(False)
+        set_buffers(sock, *buffers)
         if local_infos is not None:
             _bind_first(sock, local_infos)
         await asyncio.get_running_loop().sock_connect(sock, address)
@@ -357,13 +365,16 @@ async def create_server(
     start_serving: bool = True,
     require_smc: bool = False,
     fallback: Fallback | None = None,
+    sndbuf: int | None = None,
+    rcvbuf: int | None = None,
 ) -> asyncio.Server:
     """The event loop's method of that name, over SMC: a server on all the host's addresses.
 
     With ``require_smc`` connections that fell back to TCP are closed before there is a
     protocol for them, and a warning is logged by ``smcsock.aio``; that needs a loop of
     asyncio's own, else NotImplementedError is raised. A ``sock`` is then left without
-    a descriptor, as after detach(). ``fallback`` as for smcsock.socket.
+    a descriptor, as after detach(). ``fallback`` as for smcsock.socket, ``sndbuf`` and
+    ``rcvbuf`` as for smcsock.create_server(); a ``sock`` has its own.
     """
     loop = asyncio.get_running_loop()
     if require_smc and not isinstance(loop, asyncio.SelectorEventLoop):
@@ -392,6 +403,8 @@ async def create_server(
                 bool(keep_alive),
                 fallback,
             )
+            for listener in listeners:
+                set_buffers(listener, sndbuf, rcvbuf)
         elif require_smc and sock is not None and host is None and port is None:
             listeners = [_smcsock(sock)]
         else:  # asyncio knows what is wrong, if anything is

@@ -110,27 +110,37 @@ def redis_port(directory: Path) -> Iterator[int]:
         yield port
 
 
-@pytest.fixture(scope="module")
-def postgres_port(directory: Path) -> Iterator[int]:
-    port = free_port()
+def make_cluster(path: Path) -> str | None:
+    """A cluster of PostgreSQL, and the user that is to run it, None for this one."""
     # Root may not run it: Debian's package brings a user for that.
     user = "postgres" if os.geteuid() == 0 else None
-    cluster = directory / "postgres"
-    cluster.mkdir()
+    path.mkdir()
     if user:
-        shutil.chown(directory, user)
-        shutil.chown(cluster, user)
+        shutil.chown(path.parent, user)
+        shutil.chown(path, user)
     init = [program("initdb"), "--no-sync", "--no-locale", "--auth=trust", "--username=postgres"]
     subprocess.run(
-        [*init, f"--pgdata={cluster}"],
+        [*init, f"--pgdata={path}"],
         user=user,
-        cwd=cluster,
+        cwd=path,
         check=True,
         stdout=subprocess.PIPE,
         timeout=300,
     )
-    command = [program("postgres"), f"-D{cluster}", f"-p{port}", f"-k{cluster}", "-F"]
-    with tcp_server(command, user, cluster):
+    return user
+
+
+def postgres(cluster: Path, port: int) -> list[str]:
+    """The command that serves a cluster."""
+    return [program("postgres"), f"-D{cluster}", f"-p{port}", f"-k{cluster}", "-F"]
+
+
+@pytest.fixture(scope="module")
+def postgres_port(directory: Path) -> Iterator[int]:
+    port = free_port()
+    cluster = directory / "postgres"
+    user = make_cluster(cluster)
+    with tcp_server(postgres(cluster, port), user, cluster):
         yield port
 
 

@@ -19,6 +19,7 @@ import faulthandler
 import functools
 import gc
 import importlib.util
+import mmap
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ os.environ.setdefault("SMCSOCK_FALLBACK", "tcp")
 
 import smcsock.diag
 from smcsock import _smcsock
+from smcsock._native import _syscalls
 
 AF_INET, AF_INET6, SOCK_STREAM = socket.AF_INET, socket.AF_INET6, socket.SOCK_STREAM
 MOST_ROUNDS = 10
@@ -343,6 +345,60 @@ def records() -> None:
     for wanted in (None, set(inodes), [*inodes, 1]):
         with contextlib.suppress(OSError):  # without SMC in the kernel
             _smcsock.records(wanted)
+
+
+@case
+def memory_of_a_process() -> None:
+    buffer = ctypes.create_string_buffer(b"there", 4096)
+    data = _syscalls.process_vm_readv(os.getpid(), ctypes.addressof(buffer), 4096)
+    assert data == buffer.raw
+
+
+@case
+def child_without_signal() -> None:
+    pid = _syscalls.clone()
+    if pid == 0:
+        os._exit(0)
+    assert os.waitpid(pid, 0x40000000) == (pid, 0)  # __WALL
+
+
+@case
+def descriptor_of_a_process() -> None:
+    pidfd = os.pidfd_open(os.getpid())
+    os.close(_syscalls.pidfd_getfd(pidfd, 0))
+    os.close(pidfd)
+    assert not _syscalls.is_child_subreaper()
+    assert _syscalls.prctl(3, 0) == 1  # PR_GET_DUMPABLE
+
+
+def serve(listener: int, other: int, request: mmap.mmap, calls: bytes = b"") -> int:
+    inet, inet6 = (AF_INET, 0), (AF_INET6, 0)
+    return _syscalls.serve(listener, other, request, calls, inet, inet6, 0, 0, 0, 0)
+
+
+@case
+def serve_nothing() -> None:
+    with mmap.mmap(-1, 4096) as request:
+        reader, writer = os.pipe()
+        assert serve(reader, -1, request) == _syscalls.OTHER  # after no time
+        os.write(writer, b"x")
+        assert serve(-1, reader, request) == _syscalls.OTHER
+        with contextlib.suppress(OSError):
+            serve(reader, -1, request)  # no listener
+            raise AssertionError
+        os.close(writer)
+        os.read(reader, 1)
+        assert serve(reader, -1, request) == _syscalls.END
+        os.close(reader)
+
+
+fails("serve too many calls", ValueError, serve, -1, -1, mmap.mmap(-1, 4096), bytes(1000))
+fails("seccomp without a filter", OSError, _syscalls.seccomp, 1, 0, b"")
+fails("seccomp with half a filter", ValueError, _syscalls.seccomp, 1, 0, b"x")
+fails("prctl", OSError, _syscalls.prctl, -1, 0)
+fails("pidfd_getfd", OSError, _syscalls.pidfd_getfd, -1, 0)
+fails("process_vm_readv of nothing", OSError, _syscalls.process_vm_readv, os.getpid(), 0, 1)
+fails("process_vm_readv of much", ValueError, _syscalls.process_vm_readv, 1, 0, 1 << 20)
 
 
 @case

@@ -44,15 +44,14 @@ class Server:
 
     def _accept(self, listener: Any) -> None:
         while True:
-            self._slots.acquire()
             try:
                 sock, _ = listener.accept()
             except OSError:
-                self._slots.release()
                 if listener.fileno() == -1:
                     return
                 time.sleep(0.1)  # no descriptor left, for one
                 continue
+            self._slots.acquire()
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: Any) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from .. import create_connection, create_server
+from .. import create_server
+from .. import socket as smc_socket
 
 __all__ = [
     "BUFFER",
@@ -56,8 +57,6 @@ class Variant:
     def listen(self, host: str, port: int, family: int) -> Any:
         """A listener; its port is chosen by the kernel if it is 0."""
         make: Any = create_server if self.is_smc else _stdlib.create_server
-        with _stdlib.socket(family) as probe:
-            family = probe.family
         sock = make((host, port), family=family, backlog=64)
         if self.is_large:
             # A listener's buffers are those of its connections.
@@ -66,10 +65,22 @@ class Variant:
 
     def connect(self, address: tuple[str, int]) -> Any:
         """A connection to such a listener."""
-        make: Any = create_connection if self.is_smc else _stdlib.create_connection
-        sock = make(address, TIMEOUT)
-        sock.setsockopt(_stdlib.IPPROTO_TCP, _stdlib.TCP_NODELAY, 1)
-        return sock
+        make: Any = smc_socket if self.is_smc else _stdlib.socket
+        error: OSError = ConnectionError("the name has no address")
+        for family, _, _, _, place in _stdlib.getaddrinfo(*address, type=_stdlib.SOCK_STREAM):
+            sock = make(family, _stdlib.SOCK_STREAM)
+            try:
+                sock.settimeout(TIMEOUT)
+                sock.setsockopt(_stdlib.IPPROTO_TCP, _stdlib.TCP_NODELAY, 1)
+                if self.is_large:
+                    self._enlarge(sock)  # SMC makes them when it connects
+                sock.connect(place)
+            except OSError as failed:
+                sock.close()
+                error = failed
+            else:
+                return sock
+        raise error
 
     def _enlarge(self, sock: Any) -> None:
         for option in (_stdlib.SO_SNDBUF, _stdlib.SO_RCVBUF):

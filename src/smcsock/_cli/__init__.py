@@ -12,7 +12,16 @@ import os
 import sys
 
 from .. import __version__
-from ._common import CommandError, ExitCode, OutputError, complain, explain, flush, say
+from ._common import (
+    CommandError,
+    ExitCode,
+    OutputError,
+    complain,
+    explain,
+    flush,
+    say,
+    terminal_columns,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-__all__ = ["main", "parse", "parser"]
+__all__ = ["SUMMARIES", "main", "parse", "parser"]
 
-_COMMANDS = {
+SUMMARIES = {
     "echo": "try SMC with an echo server and client",
     "info": "show what this machine's kernel offers",
     "bench": "measure TCP and SMC to the same peer",
@@ -53,6 +62,7 @@ exit status:
   130  interrupted by Ctrl-C
   141  the reader of the output has gone
 
+A command may be abbreviated as long as it is clear which one is meant.
 'run' ends as the program does; 126 and 127 mean that there was nothing to run.
 'smcsock COMMAND --help' tells more about a command.
 """
@@ -98,10 +108,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The options of a command line; SystemExit for wrong usage, --help and --version."""
+    words = _unabbreviated(words)
     return parser(words).parse_args(words)
 
 
-def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
+def _unabbreviated(words: Sequence[str]) -> list[str]:
+    """The same with the command's whole name, if its beginning says which one is meant."""
+    if not words or words[0] in SUMMARIES or words[0].startswith("-"):
+        return list(words)
+    meant = [name for name in SUMMARIES if words[0] and name.startswith(words[0])]
+    return [meant[0] if len(meant) == 1 else words[0], *words[1:]]
+
+
+def parser(words: Iterable[str] = tuple(SUMMARIES)) -> argparse.ArgumentParser:
     """The parser of a command line with these words: it knows the commands among them.
 
     Of others it knows that they exist.
@@ -111,7 +130,7 @@ def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
     from importlib import import_module
 
     # With a width argparse does not load shutil.
-    formatter: Any = partial(argparse.RawDescriptionHelpFormatter, width=_columns() - 2)
+    formatter: Any = partial(argparse.RawDescriptionHelpFormatter, width=terminal_columns() - 2)
     result = argparse.ArgumentParser(
         prog="smcsock",
         description="Sockets for Linux SMC (Shared Memory Communications).",
@@ -122,7 +141,7 @@ def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
     result.add_argument("--version", action="version", version=f"smcsock {__version__}")
     commands = result.add_subparsers(required=True, metavar="COMMAND", title="commands")
     wanted = set(words)
-    for name, help in _COMMANDS.items():
+    for name, help in SUMMARIES.items():
         command = commands.add_parser(
             name,
             help=help,
@@ -133,17 +152,6 @@ def parser(words: Iterable[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
         if name in wanted:
             import_module(f"._{name.replace('-', '_')}", __name__).add(command)
     return result
-
-
-def _columns() -> int:
-    """How wide the terminal is, as shutil.get_terminal_size() has it."""
-    columns = os.environ.get("COLUMNS", "")
-    if columns.isdecimal() and int(columns) > 0:
-        return int(columns)
-    try:
-        return os.get_terminal_size(1).columns or 80
-    except OSError:
-        return 80
 
 
 def _abandon_stdout() -> None:

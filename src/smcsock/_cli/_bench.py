@@ -43,7 +43,7 @@ round_trip_seconds (median, p99), throughput_bytes_per_second,
 client_cpu_nanoseconds_per_byte and server_cpu_nanoseconds_per_byte (by size)
 
 exit status:
-  0    fine
+  0    fine; --server: ended by SIGTERM
   1    failed: a network error; or a Python package is missing
   2    wrong usage
   3    the kernel has no SMC
@@ -121,7 +121,7 @@ def _serve(options: argparse.Namespace) -> ExitCode:
     server.start()
     first, last = server.ports[0], server.ports[-1]
     complain(f"serving on ports {first} to {last}" if options.port else f"ports {server.ports}")
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.OK))
     with contextlib.closing(server):
         while True:
             signal.pause()

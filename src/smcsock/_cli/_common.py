@@ -20,6 +20,7 @@ __all__ = [
     "parse_seconds",
     "put",
     "say",
+    "terminal_columns",
     "writing",
 ]
 
@@ -96,6 +97,17 @@ def flush() -> None:
         print(end="", flush=True)
     except OSError as error:
         raise OutputError(error) from None
+
+
+def terminal_columns() -> int:
+    """How wide the terminal is, as shutil.get_terminal_size() has it."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except OSError:
+        return 80
 
 
 def complain(message: str) -> None:

@@ -1,6 +1,7 @@
 """smcsock devices: the devices for SMC, as smcd device and smcr device show them."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from .. import _machine
@@ -47,10 +48,19 @@ def add(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-D", "--smcd", action="store_true", help="SMC-D only")
     which.add_argument("-R", "--smcr", action="store_true", help="SMC-R only")
+    which.add_argument(
+        "-g", "--by-pnetid", action="store_true", help="what is on the same physical network"
+    )
+    only = parser.add_argument_group("only those")
+    only.add_argument("--pnetid", help="with this PNET ID")
+    only.add_argument("--netdev", metavar="NAME", help="of this network interface")
+    only.add_argument("--ibdev", metavar="NAME", help="RDMA devices of this name")
     add_json(parser)
 
 
 def _run(options: argparse.Namespace) -> ExitCode:
+    if options.by_pnetid and options.json:
+        options.fail("--by-pnetid is a table: the objects of --json have their PNET IDs")
     with kernel_errors():
         found = devices()
         ism_v2 = system().ism_v2
@@ -60,7 +70,12 @@ def _run(options: argparse.Namespace) -> ExitCode:
         if device.gid
     ]
     smcd = [device for device in found if isinstance(device, SmcdDevice)]
+    smcd = [device for device in smcd if _is_wanted_smcd(device, options)]
     smcr = [device for device in found if isinstance(device, SmcrDevice)]
+    smcr = list(filter(None, (_wanted_smcr(device, options) for device in smcr)))
+    if options.by_pnetid:
+        _show_by_pnetid(smcd, smcr)
+        return ExitCode.OK
     if options.json:
         say_json(
             {
@@ -88,6 +103,42 @@ def _run(options: argparse.Namespace) -> ExitCode:
         headers += ["FID", "PCI-ID", "PCHID", "#Links", "PNET-ID"]
         say_table(headers, [_smcr(device, port) for device in smcr for port in device.ports])
     return ExitCode.OK
+
+
+def _is_wanted_smcd(device: SmcdDevice, options: argparse.Namespace) -> bool:
+    if options.netdev or options.ibdev:
+        return False
+    return options.pnetid in (None, device.pnetid)
+
+
+def _wanted_smcr(device: SmcrDevice, options: argparse.Namespace) -> SmcrDevice | None:
+    """The device with those of its ports that are wanted, None without any."""
+    ports = tuple(
+        port
+        for port in device.ports
+        if options.ibdev in (None, device.name)
+        and options.netdev in (None, port.interface)
+        and options.pnetid in (None, port.pnetid)
+    )
+    return replace(device, ports=ports) if ports else None
+
+
+def _show_by_pnetid(smcd: list[SmcdDevice], smcr: list[SmcrDevice]) -> None:
+    rows = [
+        (_pnetid(device), "SMC-D", device.pci.id if device.pci else "", "", "", _in_use(device))
+        for device in smcd
+    ]
+    rows += [
+        (_pnetid(port), "SMC-R", device.name, str(port.number), port.interface or "", _in_use(port))
+        for device in smcr
+        for port in device.ports
+    ]
+    headers = ["PNET-ID", "For", "Device", "Port", "Net-Dev", "InUse"]
+    say_table(headers, sorted(rows, key=lambda row: (str(row[0]).lstrip("*"), row[1:])))
+
+
+def _in_use(owner: SmcdDevice | Port) -> str:
+    return _yes_no(owner.in_use if isinstance(owner, SmcdDevice) else owner.links > 0)
 
 
 def _smcd(device: SmcdDevice) -> list[Cell]:

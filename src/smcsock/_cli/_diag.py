@@ -3,20 +3,16 @@
 import argparse
 import contextlib
 import errno
-import json
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import IntEnum, IntFlag
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeAlias
-from uuid import UUID
 
-from ..diag import ExtraMissingError
-from ._common import CommandError, ExitCode, explain, put, writing
+from ..diag._errors import ExtraMissingError
+from ._common import CommandError, ExitCode, explain, put, terminal_columns, writing
 from ._text import printable
 
 if TYPE_CHECKING:
@@ -122,6 +118,8 @@ def kernel_errors() -> Iterator[None]:
 
 def say_json(value: Any, indent: int | None = 2) -> None:
     """A result as JSON."""
+    import json
+
     put(json.dumps(plain(value), indent=indent))
 
 
@@ -144,7 +142,10 @@ def plain(value: Any, name: str = "") -> Any:
 
 def format_gid(gid: int) -> str:
     """The GID of an SMC-D device: if it is one of 128 bits, as /sys/class/dibs writes it."""
-    return str(UUID(int=gid)) if gid >> 64 else f"{gid:016x}"
+    if gid >> 64 == 0:
+        return f"{gid:016x}"
+    digits = f"{gid:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def say_items(items: Iterable[Any]) -> None:
@@ -156,6 +157,8 @@ def say_items(items: Iterable[Any]) -> None:
 
 def say_lists(lists: Mapping[str, Iterable[Any]]) -> None:
     """An object of lists as JSON, as their items come: one a line."""
+    import json
+
     with writing() as write:
         for n, (name, items) in enumerate(lists.items()):
             items = _begun(items)
@@ -171,6 +174,8 @@ def _begun(items: Iterable[Any]) -> Iterator[Any]:
 
 
 def _write_items(items: Iterable[Any], write: Callable[[str], object]) -> None:
+    import json
+
     separator = "["
     for item in items:
         write(f"{separator}\n{json.dumps(plain(item))}")
@@ -195,7 +200,7 @@ def say_table(
     first = list(islice(rows, _SAMPLE))
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     columns = _Columns(headers, first)
-    room = shutil.get_terminal_size().columns if is_terminal and not wide else sys.maxsize
+    room = terminal_columns() if is_terminal and not wide else sys.maxsize
     with writing() as write:
         if title:
             write(f"{title}\n")
@@ -245,6 +250,8 @@ class _Columns:
         width = room - indent
         if width < _MIN_WIDTH:
             return line
+        import textwrap
+
         first, *more = textwrap.wrap(line[indent:].rstrip(), width) or [""]
         return "\n".join([line[:indent] + first, *(" " * indent + text for text in more)])
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from .. import Reason, SmcInfo
@@ -94,6 +95,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the user EID to add where one is missing (A-Z, 0-9, -, .)",
     )
+    parser.add_argument(
+        "--collect",
+        type=Path,
+        metavar="FILE.tar.gz",
+        help="write what a bug report needs: this, the output of the other commands, versions "
+        "and settings; it names hosts and addresses, but nothing secret",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -110,6 +118,8 @@ def _run(options: argparse.Namespace) -> ExitCode:
         options.fail("--yes needs --fix")
     if options.json and options.fix and not options.yes:
         options.fail("--fix with --json needs --yes: nobody can be asked")
+    if options.collect:
+        return _collect(options)
     host, port = options.target or (None, None)
     done: list[Fix] = []
     while True:
@@ -124,6 +134,17 @@ def _run(options: argparse.Namespace) -> ExitCode:
     if report.works is None:
         return ExitCode.UNKNOWN
     return ExitCode.OK if report.works else ExitCode.FAILED
+
+
+def _collect(options: argparse.Namespace) -> ExitCode:
+    if options.target or options.fix or options.json or options.ueid:
+        options.fail("--collect is used alone")
+    from . import parse
+    from ._collect import collect
+
+    collect(options.collect, parse)
+    say(f"{options.collect} is written: look at what is in it before you send it")
+    return ExitCode.OK
 
 
 def _safe_fixes(report: Report, done: list[Fix]) -> list[Fix]:

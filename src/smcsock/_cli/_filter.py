@@ -11,21 +11,9 @@ from typing import Any, TypeAlias
 
 from .. import Mode, SmcInfo, State
 
-__all__ = ["FILTER_HELP", "Filter", "parse_filter"]
+__all__ = ["Filter", "parse_filter"]
 
 Filter: TypeAlias = Callable[[SmcInfo], bool]
-
-FILTER_HELP = """\
-filters, in the words of ss:
-  src ADDR, dst ADDR      local and peer address: 10.1.2.3, 10.1.0.0/16, [2001:db8::]/32,
-                          each with :PORT if wanted; :PORT or *:PORT alone
-  sport PORT, dport PORT  the same for ports; with an operator between: = != < <= > >=
-  state NAME              a state as in the table, or all, connected, listening,
-                          established (ACTIVE); not only connected sockets then
-  exclude NAME            all states but that
-  mode NAME               smcd, smcr or tcp
-  and, or, not, ( )       'and' may be left out; '!' is not, '&' and, '|' or
-"""
 
 _UNCONNECTED = (State.LISTEN, State.INIT)
 

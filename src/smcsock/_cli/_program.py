@@ -36,6 +36,7 @@ _STARTS_PYTHON = re.compile(rb"\b(python[\d.]*|" + "|".join(_LAUNCHERS).encode()
 
 _SUFFIXES = (".py", ".pyw", ".pyc", ".pyz", ".pex")
 
+_ELF = b"\x7fELF"
 _MAX_SIZE = 1 << 24
 """A file larger than this is no program's source."""
 
@@ -205,7 +206,8 @@ def _foreign(command: list[str], words: list[str]) -> Program:
 def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(_MAX_SIZE)
+            head = file.read(len(_ELF))
+            return head if head == _ELF else head + file.read(_MAX_SIZE)
     except OSError as error:
         _fail(f"cannot run {path}: {explain(error)}")
 
@@ -216,7 +218,7 @@ def _is_archive(source: bytes) -> bool:
 
 def _is_binary(source: bytes) -> bool:
     """Whether it is what the kernel loads; no zipapp, nor Python's own bytecode."""
-    return source.startswith(b"\x7fELF")
+    return source.startswith(_ELF)
 
 
 def _first_line(source: bytes) -> list[str]:

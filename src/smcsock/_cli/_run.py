@@ -1,7 +1,8 @@
-"""smcsock run: a Python program whose TCP sockets are SMC sockets."""
+"""smcsock run: a program whose TCP sockets are SMC sockets."""
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,6 +10,7 @@ from .. import has_smc
 from .._dropin._selection import Selection
 from .._dropin._session import Run
 from .._dropin._spool import Spool
+from .._dropin._system import started
 from .._errors import NO_SMC
 from ._common import CommandError, ExitCode, explain
 from ._program import Kind, Program, find_program, this_python
@@ -16,32 +18,41 @@ from ._program import Kind, Program, find_program, this_python
 __all__ = ["add"]
 
 _DESCRIPTION = """\
-Runs a Python program in which every TCP socket that Python code opens is an SMC
-socket: 'smcsock run PROGRAM ...' where you would say 'python PROGRAM ...', 'python
--m MODULE ...' or, for a command written in Python, 'PROGRAM ...'. Connections fall
-back to TCP, as SMC does, where the peer or the devices cannot do SMC.
+Runs a program whose TCP sockets are SMC sockets: 'smcsock run PROGRAM ...' where you
+would say 'PROGRAM ...' or 'python PROGRAM ...'. Connections fall back to TCP, as SMC
+does, where the peer or the devices cannot do SMC.
+
+In a Python program those are the sockets that Python code opens. Of any other
+program, and with --native of a Python program too, they are the sockets of all its
+processes, whatever opens them: C libraries, Go, static binaries, children.
 """
 
 _EPILOG = """\
-PROGRAM is a file, or a command on PATH, or a directory with a __main__.py. A file
-runs in this Python, as with 'python FILE', whatever its first line (#!) says; a
-command in the Python that its first line names, without the options there, or as
+PROGRAM is a file, or a command on PATH, or a directory with a __main__.py. A file of
+Python runs in this Python, as with 'python FILE', whatever its first line (#!) says;
+a command in the Python that its first line names, without the options there, or as
 what starts one (a shim of pyenv or asdf, a script of uv); 'python3.X' in that one.
 Options of 'run' come before PROGRAM.
 
 exit status: that of the program, or
   1    a name in --only cannot be resolved, the report cannot be written, Python is to
-       ignore the environment (-I, -E, -S)
+       ignore the environment (-I, -E, -S), the sockets of a program that is not
+       Python are out of reach (a container forbids it, Linux before 5.14)
   2    wrong usage
   3    the kernel has no SMC, and --require-smc is given or neither --fallback nor
        SMCSOCK_FALLBACK says tcp
-  126  PROGRAM is not a Python program, or cannot be run
+  126  PROGRAM cannot be run
   127  there is no such PROGRAM
 
-Not followed: sockets that C libraries open (libpq, gRPC, libcurl, uvloop), and
-classes derived from socket.socket. See docs/drop-in.md.
+Not followed without --native: sockets that C libraries open (libpq, gRPC, libcurl,
+uvloop), and classes derived from socket.socket. See docs/drop-in.md, docs/native.md.
 """
 
+_NOT_COUNTED = "this kernel has no SMC: the program runs over TCP, and nobody counts that"
+_NOT_OURS = (
+    "another run is around this one, and its --only, --report, --sndbuf and --rcvbuf are what "
+    "counts for sockets that are not Python's"
+)
 _HOOK = str(Path(__file__).resolve().parent.parent / "_dropin/_site")
 
 
@@ -53,7 +64,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require-smc",
         action="store_true",
-        help="fail connections that would be TCP, with smcsock.FallbackError",
+        help="fail connections of Python code that would be TCP, with smcsock.FallbackError",
     )
     parser.add_argument(
         "--fallback",
@@ -74,12 +85,23 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="the Python processes that the program starts, too (forked ones always are)",
     )
     parser.add_argument(
+        "--native",
+        action="store_true",
+        help="in a Python program, the sockets of C libraries and of children of any kind, too",
+    )
+    parser.add_argument(
         "--report",
         action="store_true",
         help="at exit, count the connections by mode and reason, on standard error",
     )
     parser.add_argument("--report-to", type=Path, metavar="FILE", help="the same, into a file")
     parser.add_argument("--json", action="store_true", help="the report for programs")
+    parser.add_argument(
+        "--exact",
+        action="store_true",
+        help="in the report, also connections that C code opens and closes within milliseconds; "
+        "makes every close(2) of the program slower",
+    )
     for name, what in (("--sndbuf", "send"), ("--rcvbuf", "receive")):
         parser.add_argument(
             name,
@@ -105,12 +127,21 @@ def _run(options: argparse.Namespace) -> NoReturn:
         options.fail("--json is for --report and --report-to")
     only = _selection(options)
     program = _program(options)
-    command = program.command
-    _check_kernel(options)
+    is_native = options.native or not program.is_python
+    if is_native:
+        _check_native(options, program)
+    if options.exact and not (is_native and wants_report):
+        options.fail("--exact is for --report of --native, or of a program that is not Python")
+    can_smc = has_smc() or (is_native and _has_ipproto_smc())
+    _check_kernel(options, can_smc)
+    is_native = is_native and can_smc
+    if wants_report and not (is_native or program.is_python):
+        print(f"smcsock: {_NOT_COUNTED}", file=sys.stderr)
     report_to = _open_report(options.report_to)
-    spool = Spool.create() if wants_report else None
+    spool = _create_spool() if wants_report else None
     run = Run(
-        pid=0 if program.kind is Kind.LAUNCHER else os.getpid(),
+        pid=0 if program.kind is Kind.LAUNCHER and not is_native else os.getpid(),
+        start=started(os.getpid()) or 0,
         require_smc=options.require_smc,
         fallback=options.fallback,
         only=only,
@@ -120,26 +151,90 @@ def _run(options: argparse.Namespace) -> NoReturn:
         json=options.json,
         sndbuf=options.sndbuf,
         rcvbuf=options.rcvbuf,
+        native=is_native,
     )
     environment = dict(os.environ)
-    run.put(environment, _HOOK)
+    if program.is_python or options.children:
+        run.put(environment, _HOOK)
+    if options.require_smc and options.children and only is None:
+        _forbid_tcp()
     try:
-        os.execvpe(command[0], command, environment)
+        if run.native:
+            _go_native(program.command, run, spool, is_exact=options.exact)
+        os.execvpe(program.command[0], program.command, environment)
     except OSError as error:
         if spool:
             spool.close()
         status = ExitCode.NOT_FOUND if isinstance(error, FileNotFoundError) else ExitCode.CANNOT_RUN
-        raise CommandError(f"cannot run {command[0]}: {explain(error)}", status) from None
+        name = program.command[0]
+        raise CommandError(f"cannot run {name}: {explain(error)}", status) from None
 
 
-def _check_kernel(options: argparse.Namespace) -> None:
+def _go_native(command: list[str], run: Run, spool: Spool | None, *, is_exact: bool) -> None:
+    """Sees to it that all TCP sockets of what this process executes are SMC sockets."""
+    from .. import _native  # most programs are Python
+    from .._native._ledger import RunLedger
+
+    options = _native.Options(
+        only=None if run.only is None else Selection(run.only),
+        sndbuf=run.sndbuf or 0,
+        rcvbuf=run.rcvbuf or 0,
+        ledger=RunLedger(run, spool) if spool else None,
+        is_exact=is_exact,
+    )
+    try:
+        is_ours = _native.prepare(command[0], options)
+    except _native.NativeError as error:
+        raise CommandError(f"cannot run {command[0]} over SMC: {error.strerror}") from None
+    if not is_ours and (run.only is not None or run.sndbuf or run.rcvbuf or spool):
+        print(f"smcsock: {_NOT_OURS}", file=sys.stderr)
+
+
+def _check_native(options: argparse.Namespace, program: Program) -> None:
+    if options.require_smc:
+        what = "C libraries" if program.is_python else f"{program.command[0]}, {program.what}"
+        options.fail(
+            "--require-smc is for Python code, where connect() and accept() can be made to fail: "
+            f"nothing can refuse the connections of {what}"
+        )
+
+
+def _has_ipproto_smc() -> bool:
+    """Where a service may not open sockets of AF_SMC (RestrictAddressFamilies=)."""
+    from .._native import kind_here
+
+    return kind_here() is not None
+
+
+def _check_kernel(options: argparse.Namespace, can_smc: bool) -> None:
     choice = options.fallback or os.environ.get("SMCSOCK_FALLBACK") or "error"
     if choice not in ("tcp", "error"):
         options.fail(f"SMCSOCK_FALLBACK must be 'tcp' or 'error', not {choice!r}")
-    if has_smc() or (choice == "tcp" and not options.require_smc):
+    if can_smc or (choice == "tcp" and not options.require_smc):
         return
     hint = "" if options.require_smc else "; to run over plain TCP instead, give --fallback tcp"
     raise CommandError(f"{NO_SMC}{hint}", ExitCode.NO_SMC)
+
+
+def _forbid_tcp() -> None:
+    """For children that do not follow: started with -I, older than smcsock can do, in C."""
+    from .._native import NativeError
+    from .._native._refusal import forbid_tcp
+
+    try:
+        forbid_tcp()
+    except NativeError as error:
+        raise CommandError(
+            f"--children with --require-smc: TCP cannot be forbidden to them: {error.strerror}",
+            ExitCode.NO_SMC,
+        ) from None
+
+
+def _create_spool() -> Spool:
+    try:
+        return Spool.create()
+    except OSError as error:
+        raise CommandError(f"there can be no report: {explain(error)}") from None
 
 
 def _selection(options: argparse.Namespace) -> list[str] | None:
@@ -181,7 +276,7 @@ def _size(text: str) -> int:
 
 
 def _program(options: argparse.Namespace) -> Program:
-    """What to run; CommandError if it is no Python program."""
+    """What to run."""
     for option in ("module", "code"):
         given = getattr(options, option)
         if given is not None:
@@ -193,11 +288,4 @@ def _program(options: argparse.Namespace) -> Program:
     words = options.program[1:] if options.program[:1] == ["--"] else options.program
     if not words:
         options.fail("nothing to run: give a PROGRAM, -m MODULE or -c CODE")
-    program = find_program(words, this_python)
-    if program.kind is Kind.OTHER_PYTHON:
-        text = f"{words[0]} is {program.what}, and smcsock needs CPython"
-        raise CommandError(text, ExitCode.CANNOT_RUN)
-    if not program.is_python:
-        text = f"{words[0]} is {program.what}, not a Python program: for those, smc-tools has "
-        raise CommandError(f"{text}smc_run, which preloads a library", ExitCode.CANNOT_RUN)
-    return program
+    return find_program(words, this_python)

@@ -5,7 +5,7 @@ import socket as _stdlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import ConnectionFlag, Cursor, Mode, ProducerFlag, Reason, SmcInfo, State
 from ..diag import Process, socket_processes
@@ -23,7 +23,9 @@ from ._diag import (
     say_json,
     say_table,
 )
-from ._filter import FILTER_HELP, Filter, parse_filter
+
+if TYPE_CHECKING:
+    from ._filter import Filter
 
 __all__ = ["add"]
 
@@ -34,8 +36,20 @@ that are connected, or with -a all. Needs neither privilege nor any extra.
 With --watch, again every so often until Ctrl-C; a filter comes before it.
 """
 
+_FILTER_HELP = """\
+filters, in the words of ss:
+  src ADDR, dst ADDR      local and peer address: 10.1.2.3, 10.1.0.0/16, [2001:db8::]/32,
+                          each with :PORT if wanted; :PORT or *:PORT alone
+  sport PORT, dport PORT  the same for ports; with an operator between: = != < <= > >=
+  state NAME              a state as in the table, or all, connected, listening,
+                          established (ACTIVE); not only connected sockets then
+  exclude NAME            all states but that
+  mode NAME               smcd, smcr or tcp
+  and, or, not, ( )       'and' may be left out; '!' is not, '&' and, '|' or
+"""
+
 _EPILOG = f"""\
-{FILTER_HELP}
+{_FILTER_HELP}
 columns:
   State, UID, Inode       state of the SMC socket (after a fallback not kept up to
                           date), its owner, its inode
@@ -95,7 +109,7 @@ def _run(options: argparse.Namespace) -> ExitCode:
         if options.listening and getattr(options, name):
             options.fail(f"--listening cannot be used with --{name}")
     try:
-        is_wanted, has_state = parse_filter(options.filter)
+        is_wanted, has_state = _filter(options.filter)
     except ValueError as error:
         options.fail(str(error))
     if has_state and not options.listening:
@@ -110,7 +124,15 @@ def _run(options: argparse.Namespace) -> ExitCode:
         time.sleep(max(0, began + options.watch - time.monotonic()))
 
 
-def _show(options: argparse.Namespace, is_wanted: Filter) -> None:
+def _filter(words: list[str]) -> tuple["Filter", bool]:
+    if not words:
+        return lambda info: True, False
+    from ._filter import parse_filter
+
+    return parse_filter(words)
+
+
+def _show(options: argparse.Namespace, is_wanted: "Filter") -> None:
     found = _found(options, is_wanted)
     if options.processes:
         _show_with_processes(found, options)
@@ -121,7 +143,7 @@ def _show(options: argparse.Namespace, is_wanted: Filter) -> None:
         say_table(_headers(options), rows, wide=options.wide)
 
 
-def _show_again(options: argparse.Namespace, is_wanted: Filter) -> None:
+def _show_again(options: argparse.Namespace, is_wanted: "Filter") -> None:
     with kernel_errors():
         if options.json:
             entries: list[Any] = list(_found(options, is_wanted))
@@ -158,7 +180,7 @@ def _users(info: SmcInfo, processes: dict[int, list[Process]]) -> str:
     return " ".join(f"{user.name}({user.pid}):{user.fd}" for user in users)
 
 
-def _found(options: argparse.Namespace, is_wanted: Filter) -> Iterator[SmcInfo]:
+def _found(options: argparse.Namespace, is_wanted: "Filter") -> Iterator[SmcInfo]:
     details = options.json or options.debug or options.smcd or options.smcr
     for info in sockets(details=details):
         if _is_asked_for(info, options) and is_wanted(info):

@@ -7,6 +7,7 @@ from dataclasses import astuple
 from typing import NoReturn
 
 from ..diag import Direction, Stats, Technology, stats
+from ._baseline import load, save
 from ._common import ExitCode, parse_seconds, say
 from ._diag import Cell, add_json, describe, kernel_errors, plain, say_json, say_table
 
@@ -16,6 +17,9 @@ _DESCRIPTION = """\
 Shows the counters of SMC in this network namespace, as 'smcd stats' and 'smcr stats' of
 smc-tools do, both beside each other; fallbacks to TCP by reason; and how many buffers
 and requests there were of each size.
+
+After 'stats reset' they count from then on, for the user who did that, until the next
+boot; --absolute still shows all. The kernel's own cannot be set back.
 
 With --watch, what was counted in each interval, a line each, until Ctrl-C.
 """
@@ -55,6 +59,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     describe(parser, _DESCRIPTION, _EPILOG)
     parser.set_defaults(run=_run)
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("show", "reset"),
+        default="show",
+        help="reset: count from now on, for this user until the next boot",
+    )
+    parser.add_argument(
+        "--absolute", action="store_true", help="count from the beginning, whatever was reset"
+    )
     parser.add_argument(
         "--watch",
         nargs="?",
@@ -106,14 +120,26 @@ _COUNTERS: dict[str, Callable[[Technology], Cell]] = {
 
 
 def _run(options: argparse.Namespace) -> ExitCode:
+    if options.action == "reset":
+        if options.watch is not None or options.json or options.absolute:
+            options.fail("reset shows nothing")
+        with kernel_errors():
+            save(stats())
+        return ExitCode.OK
     if options.watch is not None:
         _watch(options.watch, options.json)
     with kernel_errors():
         now = stats()
+    baseline = None if options.absolute else load()
+    if baseline is not None:
+        now = now.since(baseline)
     if options.json:
         say_json(now)
-    else:
-        _show(now)
+        return ExitCode.OK
+    _show(now)
+    if baseline is not None:
+        say("")
+        say("Counted since 'smcsock stats reset'; --absolute shows all.")
     return ExitCode.OK
 
 

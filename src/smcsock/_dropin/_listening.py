@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from .. import _smcsock
 from .._errors import FallbackError
-from . import _files, _options, _plain, _settings
+from . import _files, _options, _plain
 from ._files import File
 from ._report import NOT_SELECTED
 
@@ -56,8 +56,7 @@ def _accept(before: _Method) -> _Method:
     def _accept(self: Any) -> tuple[int, Any]:
         file = _files.of(self) if _known else None
         if file is None:
-            is_foreign = _settings.current is None and not _settings.was_simple
-            fd, address = before(self) if is_foreign else ask(self)
+            fd, address = ask(self) if _files.may_be_smc(self) else before(self)
             return fd, address
         if file.has_ended:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -123,7 +122,7 @@ def _wake(listener: Any) -> None:
     """
     try:
         address = _plain.getsockname(listener)
-        sock = _plain.socket(_plain.family_of(listener))
+        sock = _waker(_plain.family_of(listener))
         try:
             sock.setblocking(False)
             sock.connect_ex(address)
@@ -131,6 +130,17 @@ def _wake(listener: Any) -> None:
             sock.close()
     except OSError:
         return  # it was closed meanwhile
+
+
+def _waker(family: int) -> Any:
+    try:
+        return _plain.socket(family)
+    except OSError as error:
+        if error.errno != errno.EPROTONOSUPPORT:
+            raise
+    # TCP is forbidden to this process ('run --require-smc --children').
+    fd = _smcsock.socket(_plain.SOCK_STREAM, int(family == _plain.AF_INET6))
+    return _plain.socket(family, _plain.SOCK_STREAM, 0, fd)
 
 
 METHODS = {"_accept": _accept, "listen": _listen, "shutdown": _shutdown}

@@ -1,20 +1,20 @@
 """What became of the connections of a program: counted by mode and reason."""
 
+import contextlib
 import os
-import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import monotonic
 from typing import Any, Literal, TypeAlias
 
 from .._info import Mode, SmcInfo, decode
-from .._machine import read, smcd_devices, smcr_devices
+from .._machine import entries, read, smcd_devices, smcr_devices
 from .._reasons import Reason, reason
 from .._sock_diag import records
 from . import _plain
+from ._system import Budget, now, system
 
 __all__ = [
     "NOT_ASKED",
@@ -32,9 +32,6 @@ Side: TypeAlias = Literal["connect", "accept"]
 NOT_SELECTED = "not selected"
 NO_SMC = "this kernel has no SMC"
 NOT_ASKED = "it ended before the kernel was asked"
-
-_SHARE = 50
-"""Of the time that passes, asking the kernel may take one part in so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +108,11 @@ class Report:
         _reports.add(self)
 
     def _reset(self) -> None:
-        self._lock = threading.RLock()  # a signal handler may ask for the report
+        self._lock = system.RLock()  # a signal handler may ask for the report
         self._counts: Counter[Outcome] = Counter()
         self._waiting: dict[int, tuple[Side, bool]] = {}
-        self._ask_again_at = 0.0
+        self._waiting_counts: Counter[tuple[Side, bool]] = Counter()
+        self._budget = Budget()
 
     def connections(self) -> dict[Outcome, int]:
         """How many connections there were so far of each outcome; asks the kernel."""
@@ -136,9 +134,11 @@ class Report:
     def opened(self, inode: int, side: Side, fell_back: bool) -> None:
         """Counts a connection, known by the inode of its socket."""
         with self._lock:
+            self._take(inode, NOT_ASKED)  # one that nobody was told of the end of
             self._waiting[inode] = side, fell_back
+            self._waiting_counts[side, fell_back] += 1
             # Why, is what people want to know; and nobody need ever close it.
-            if fell_back and monotonic() >= self._ask_again_at:
+            if fell_back and self._budget.is_left:
                 self._settle()
             self._tell()
 
@@ -147,19 +147,19 @@ class Report:
         if inode not in self._waiting:
             return
         with self._lock:
-            if monotonic() >= self._ask_again_at:
+            if self._budget.is_left:
                 self._settle()
             else:
-                connection = self._waiting.pop(inode, None)
-                if connection is not None:
-                    self._counts[_outcome(*connection, None, NOT_ASKED)] += 1
+                self._take(inode, NOT_ASKED)
             self._tell()
 
     def so_far(self) -> dict[Outcome, int]:
         """How many there were, without asking the kernel."""
         with self._lock:
             counts = Counter(self._counts)
-            counts.update(_outcome(*known, None, NOT_ASKED) for known in self._waiting.values())
+            for known, count in self._waiting_counts.items():
+                if count:
+                    counts[_outcome(*known, None, NOT_ASKED)] += count
             return counts
 
     def when_changed(self, tell: Callable[[Callable[[], dict[Outcome, int]]], None] | None) -> None:
@@ -168,29 +168,35 @@ class Report:
 
     def _tell(self) -> None:
         if self._changed is not None:
-            self._changed(self.so_far)
+            with contextlib.suppress(Exception):
+                self._changed(self.so_far)
 
     def _settle(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        if not waiting:
+        # They wait on until the answer is there: the handler of a signal may ask meanwhile,
+        # and end the process.
+        asked = list(self._waiting)
+        if not asked:
             return
         note = NOT_ASKED
         found: dict[int, SmcInfo] = {}
-        began = monotonic()
+        began = now()
         try:
-            for record in records(waiting):
+            for record in records(asked):
                 info = decode(record, _plain.AF_INET)
                 if info.inode is not None:
                     found[info.inode] = info
         except Exception as error:
             note = getattr(error, "strerror", None) or str(error)
-        except BaseException:  # of the handler of a signal
-            self._waiting = waiting | self._waiting
-            raise
-        now = monotonic()
-        self._ask_again_at = now + _SHARE * (now - began)
-        for inode, (side, fell_back) in waiting.items():
-            self._counts[_outcome(side, fell_back, found.get(inode), note)] += 1
+        self._budget.spend(began)
+        for inode in asked:
+            self._take(inode, note, found.get(inode))
+
+    def _take(self, inode: int, note: str, info: SmcInfo | None = None) -> None:
+        """Counts a connection that was waiting."""
+        known = self._waiting.pop(inode, None)
+        if known is not None:
+            self._waiting_counts[known] -= 1
+            self._counts[_outcome(*known, info, note)] += 1
 
 
 _reports: weakref.WeakSet[Report] = weakref.WeakSet()
@@ -247,6 +253,8 @@ def with_modes(counts: dict[Outcome, int]) -> dict[Outcome, int]:
 def _only_kind() -> Mode | None:
     """What an SMC connection of this machine must be; None if it could be either."""
     root = Path("/")
+    if not entries(root / "sys/class"):
+        return None  # nothing is to be seen here
     if not smcr_devices(root):
         return Mode.SMCD
     # loopback-ism shows nowhere but in the code of the module that brings it.

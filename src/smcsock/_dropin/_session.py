@@ -10,32 +10,32 @@ import atexit
 import contextlib
 import json
 import os
+import re
 import signal
+import stat
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from time import monotonic
 from types import FrameType
 from typing import Any, NoReturn
 
 from .._socket import Fallback
 from ._install import install
+from ._libraries import loaded_libraries
 from ._methods import unfollowed
 from ._report import Outcome, Report, lines, with_modes
-from ._spool import Spool, as_json
+from ._spool import Spool, Stage, as_json
+from ._system import Budget, is_alive, now, started, system
 
 __all__ = ["Run", "begin", "publish"]
 
 _VARIABLE = "SMCSOCK_RUN"
 _PATH = "PYTHONPATH"
 
-_SELDOM = 0.05
-"""Seconds between two times that a process puts into the spool what it has counted."""
-
-# As they are now: programs replace them.
-_exit, _getpid, _kill, _open_file = os._exit, os.getpid, os.kill, open
+_PATIENCE = 1.0
+"""Seconds to wait for another process that is just taking the counts for the report."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,13 @@ class Run:
     """The options of 'smcsock run', and ``pid``, the process of the program.
 
     ``pid`` is 0 if something starts the program that is no Python: the first one to begin
-    is the program.
+    is the program. ``start`` is when it was started, for the system.
     ``spool`` is the name of the Spool, None for no report; ``report_to`` a file for the
-    report, "" for standard error.
+    report, "" for standard error. With ``native`` it is for smcsock._native to write it.
     """
 
     pid: int
+    start: int = 0
     require_smc: bool = False
     fallback: Fallback | None = None
     only: list[str] | None = None
@@ -58,21 +59,23 @@ class Run:
     json: bool = False
     sndbuf: int | None = None
     rcvbuf: int | None = None
+    native: bool = False
 
     def put(self, environment: dict[str, str], hook: str) -> None:
         """Tells the Python processes with this environment; ``hook`` is _site."""
         environment[_VARIABLE] = json.dumps(asdict(self))
-        path = environment.get(_PATH)
-        environment[_PATH] = hook if not path else f"{hook}{os.pathsep}{path}"
+        entries = [entry for entry in environment.get(_PATH, "").split(os.pathsep) if entry != hook]
+        environment[_PATH] = os.pathsep.join([hook, *entries]) if entries != [""] else hook
 
 
-def begin(hook: str) -> None:
-    """Installs smcsock as the environment says; called before the program starts."""
-    run = Run(**json.loads(os.environ[_VARIABLE]))
+def begin(hook: str, options: str) -> None:
+    """Installs smcsock as the options say; called before the program starts."""
+    run = Run(**json.loads(options))
     if run.pid == 0:
-        run = replace(run, pid=_getpid())
+        run = replace(run, pid=system.getpid(), start=started(system.getpid()) or 0)
         os.environ[_VARIABLE] = json.dumps(asdict(run))
-    if not run.children:
+    interpreter = _interpreter()
+    if not run.children and not interpreter:
         _forget(hook)
     report = Report() if run.spool else None
     install(
@@ -83,13 +86,15 @@ def begin(hook: str) -> None:
         sndbuf=run.sndbuf,
         rcvbuf=run.rcvbuf,
     )
-    atexit.register(_say_unfollowed)
+    reporter = None
     if report is not None and run.spool is not None:
-        spool = Spool.find(run.spool)
+        spool = Spool.find(run.spool, interpreter)
         if spool is None:
-            _say(f"smcsock: process {_getpid()} cannot take part in the report\n")
-        else:
-            _Reporter(run, report, spool).start()
+            _say(f"smcsock: process {system.getpid()} reports on its own\n")
+        reporter = _Reporter(run, report, spool, is_main=not interpreter)
+        reporter.start()
+    _Exec(run, hook, reporter).start()
+    atexit.register(_say_unfollowed)
 
 
 def _forget(hook: str) -> None:
@@ -112,10 +117,93 @@ def _say_unfollowed() -> None:
 
 
 def _say(text: str) -> None:
+    """On standard error, past its buffer: what cannot be written is not to be tried again."""
     with contextlib.suppress(Exception):
-        if sys.__stderr__ is not None:
-            sys.__stderr__.write(text)
+        if sys.__stderr__ is None:
+            return
+        with contextlib.suppress(Exception):
             sys.__stderr__.flush()
+        if _stderr is not None and not _is_anothers():
+            data = text.encode(errors="backslashreplace")
+            while data:
+                data = data[system.write(2, data) :]
+
+
+def _status_of_stderr() -> os.stat_result | None:
+    try:
+        return system.fstat(2)
+    except OSError:
+        return None
+
+
+def _is_anothers() -> bool:
+    """Whether a program that closed standard error has a connection of its own there."""
+    status = system.fstat(2)
+    was = _stderr
+    return stat.S_ISSOCK(status.st_mode) and (was is None or status.st_ino != was.st_ino)
+
+
+_stderr = _status_of_stderr()
+
+
+class _Exec:
+    """Sees to it that a process is followed that goes on as another program (os.exec*()).
+
+    That of the program is, as servers load themselves anew and wrappers (opentelemetry's,
+    ddtrace's) become what they prepare for; other processes if children are to be. The hook is
+    put in front of the sitecustomize of a wrapper.
+    """
+
+    def __init__(self, run: Run, hook: str, reporter: "_Reporter | None") -> None:
+        self._run = run
+        self._hook = hook
+        self._reporter = reporter
+
+    def start(self) -> None:
+        self._execv, self._execve = os.execv, os.execve
+        os.execv = self._call_execv
+        os.execve = self._call_execve
+
+    def _call_execv(self, path: Any, argv: Any, /) -> NoReturn:
+        env = self._prepare(path, os.environ)
+        if env is not None:
+            self._execve(path, argv, env)
+        self._execv(path, argv)
+
+    def _call_execve(self, path: Any, argv: Any, env: Any) -> NoReturn:
+        followed = self._prepare(path, env)
+        self._execve(path, argv, env if followed is None else followed)
+
+    def _prepare(self, path: Any, env: Mapping[str, str]) -> dict[str, str] | None:
+        """The environment in which the program is followed; None if it is not to be."""
+        followed = None
+        with contextlib.suppress(Exception):
+            if not system.access(path, os.X_OK):
+                return None  # the next directory of PATH may have it
+            is_ours = env.get(_VARIABLE) in (None, os.environ.get(_VARIABLE))
+            may = self._run.children or system.getpid() == self._run.pid
+            if is_ours and may and _is_python(path):
+                followed = dict(env)
+                self._run.put(followed, self._hook)
+        with contextlib.suppress(Exception):
+            if self._reporter is not None:
+                self._reporter.before_exec(is_followed=followed is not None)
+        return followed
+
+
+_PYTHON = re.compile(rb"python[\d.]*t?")
+
+
+def _is_python(path: str) -> bool:
+    """Whether a program is a Python, or a script of one."""
+    if path == sys.executable or _PYTHON.fullmatch(os.path.basename(os.fsencode(path))):
+        return True
+    fd = system.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        line = system.read(fd, 256).partition(b"\n")[0]
+    finally:
+        system.close(fd)
+    return line.startswith(b"#!") and _PYTHON.search(line) is not None
 
 
 class _Reporter:
@@ -125,125 +213,193 @@ class _Reporter:
     processes end, os.exec*() and SIGTERM, has the kernel asked about all connections.
     """
 
-    def __init__(self, run: Run, report: Report, spool: Spool) -> None:
+    def __init__(self, run: Run, report: Report, spool: Spool | None, *, is_main: bool) -> None:
         self._run = run
         self._report = report
         self._spool = spool
-        self._done_in = 0  # the pid
-        self._put_at = 0.0
-        self._is_main = _is_main_interpreter()
+        self._is_main = is_main  # its end is that of the process
+        self._after_fork()
+
+    def _after_fork(self) -> None:
+        self._is_finishing = self._is_done = False
+        self._end_by = 0  # a signal
+        self._budget = Budget()
+        if self._spool is not None:
+            self._spool.after_fork()
 
     def start(self) -> None:
         self._report.when_changed(self._keep)
         atexit.register(self._finish)
-        os._exit = self._finish_and_exit
-        os.execv = self._before(os.execv)
-        os.execve = self._before(os.execve)
-        os.register_at_fork(after_in_child=self._spool.after_fork)
-        if self._is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, self._finish_and_die)
+        os.register_at_fork(after_in_child=self._after_fork)
+        if self._is_main:
+            os._exit = self._finish_and_exit
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, self._finish_and_die)
 
     def _keep(self, so_far: Callable[[], dict[Outcome, int]]) -> None:
-        now = monotonic()
-        if now - self._put_at >= _SELDOM:
-            self._put_at = now
+        if self._spool is not None and self._budget.is_left:
+            began = now()
             self._spool.put(so_far(), is_open=True)
+            self._budget.spend(began)
 
-    def _before(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def execute(*args: Any, **kwargs: Any) -> Any:
-            with contextlib.suppress(Exception):
-                counts = self._report.connections()
-                if counts:
-                    self._spool.put(counts, is_open=True)
-            return function(*args, **kwargs)
-
-        return execute
+    def before_exec(self, *, is_followed: bool) -> None:
+        """To be called when the process is to go on as another program."""
+        counts = self._report.connections()
+        if self._is_first and not is_followed:
+            self._is_done = self._is_finishing = False
+            self._put_and_publish(counts)
+        elif counts and self._spool is not None:
+            # Which takes the place over, if it is one of Python's that is followed.
+            self._spool.put(counts, is_open=False)
 
     def _finish_and_exit(self, status: int) -> NoReturn:
         self._finish()
-        _exit(status)
+        system.exit(status)
 
     def _finish_and_die(self, number: int, frame: FrameType | None) -> None:
+        if self._is_finishing and not self._is_done:
+            self._end_by = number  # it is this thread that does, and it goes on first
+            return
         self._finish()
-        signal.signal(number, signal.SIG_DFL)
-        _kill(_getpid(), number)
+        _die(number)
 
     def _finish(self) -> None:
-        pid = _getpid()
-        if self._done_in == pid:
+        if self._is_finishing:
             return
-        self._done_in = pid
-        # Nothing that fails here may change how the program ends. RuntimeError: the
-        # handler interrupted the program's own write to standard error.
+        self._is_finishing = True
+        # Nothing that fails here may change how the program ends.
         with contextlib.suppress(Exception):
             counts = self._report.connections()
-            if pid == self._run.pid and self._is_main:
-                self._spool.put(counts, is_open=False)
-                publish(self._run, self._spool)
+            if self._is_first:
+                self._put_and_publish(counts)
             elif counts:
-                is_kept = self._spool.put(counts, is_open=False)
-                if not is_kept or self._spool.is_published or not _is_alive(self._run.pid):
-                    _write(self._run, counts, 1, {})
+                self._hand_in(counts)
+        self._is_done = True
+        if self._end_by:
+            _die(self._end_by)
+
+    @property
+    def _is_first(self) -> bool:
+        return self._is_main and system.getpid() == self._run.pid
+
+    def _put_and_publish(self, counts: dict[Outcome, int]) -> None:
+        is_kept = self._spool is not None and self._spool.put(counts, is_open=False)
+        if self._run.native:
+            return
+        libraries = loaded_libraries()
+        if (
+            self._spool is None
+            or not is_kept
+            # It failed to become another program.
+            or not publish(self._run, self._spool, libraries=libraries)
+        ):
+            _write(self._run, with_modes(counts), 1, {}, libraries)
+
+    def _hand_in(self, counts: dict[Outcome, int]) -> None:
+        """Of a child: in the sum of the first process, or on its own if that was written before."""
+        spool = self._spool
+        if spool is None or not spool.put(counts, is_open=False):
+            _write(self._run, with_modes(counts), 1, {})
+            return
+        if spool.stage is Stage.COUNTING:
+            if self._run.native or is_alive(self._run.pid, self._run.start):
+                return
+            if publish(self._run, spool):  # the first was killed: the sum is for who is left
+                return
+        until = now() + _PATIENCE
+        while spool.stage is not Stage.WRITTEN and now() < until:
+            system.sleep(0.001)
+        if not spool.is_taken:
+            _write(self._run, with_modes(counts), 1, {})
 
 
-def _is_main_interpreter() -> bool:
-    """Whether this is no sub-interpreter: its end is not that of the process."""
+def _die(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    system.kill(system.getpid(), number)
+
+
+def _interpreter() -> int:
+    """0, or the number of this sub-interpreter: its end is not that of the process."""
     interpreters: Any = None
     for name in ("_interpreters", "_xxsubinterpreters"):  # from 3.13 on, and before
         with contextlib.suppress(ImportError):
             interpreters = import_module(name)
             break
     if interpreters is None:
-        return True
-    return bool(interpreters.get_current() == interpreters.get_main())
+        return 0
+    current, main = interpreters.get_current(), interpreters.get_main()
+    if current == main:
+        return 0
+    return int(current[0] if isinstance(current, tuple) else current)
 
 
-def _is_alive(pid: int) -> bool:
-    """Whether a process is there, and not only waits for its parent to ask how it ended."""
-    try:
-        with _open_file(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
+def publish(run: Run, spool: Spool, *, unseen: int = 0, libraries: Sequence[str] = ()) -> bool:
+    """Writes the report of all processes of a run; False if another process does so.
+
+    Known to be missing are ``unseen`` sockets, and what ``libraries`` open in C.
+    """
+    if not spool.begin_report():
         return False
-
-
-def publish(run: Run, spool: Spool) -> None:
-    """Writes the report of all processes of a run."""
-    spool.set_published()
     total: Counter[Outcome] = Counter()
     processes = set()
-    missing: Counter[str] = Counter()
+    others = 0
+    missing: Counter[str] = Counter({"unseen": unseen} if unseen else {})
     for entry in spool.entries():
-        if entry.is_open and entry.pid != run.pid:
-            if _is_alive(entry.pid):
-                missing["running"] += 1  # it will have its own report
-                continue
-            missing["killed"] += 1
+        if entry.is_open and entry.is_alive and entry.pid != system.getpid():
+            missing["running"] += 1  # it will have its own report
+            continue
+        spool.take(entry)
+        missing["killed"] += entry.is_open + entry.killed
         processes.add(entry.pid)
+        others += entry.others
         total.update(entry.counts)
-    _write(run, with_modes(total), len(processes), missing)
+    spool.end_report()
+    missing = Counter({what: count for what, count in missing.items() if count})
+    _write(run, with_modes(total), len(processes) + others, missing, libraries)
+    return True
 
 
 _MISSING = {
+    "unseen": "of sockets that were closed before the kernel was asked: 'run --exact' asks in time",
     "running": "of processes that run on, and report when they end",
-    "killed": "of processes that were killed, or went on as another program: what they did last "
-    "may be missing",
+    "killed": "of processes and interpreters that were killed: what they did last may be missing",
 }
 
 
-def _write(run: Run, counts: dict[Outcome, int], processes: int, missing: dict[str, int]) -> None:
+def _write(
+    run: Run,
+    counts: dict[Outcome, int],
+    processes: int,
+    missing: dict[str, int],
+    libraries: Sequence[str] = (),
+) -> None:
     if run.json:
-        report = {"processes": processes, "connections": as_json(counts), "missing": missing}
+        report = {
+            "processes": processes,
+            "connections": as_json(counts),
+            "missing": missing,
+            "libraries": [*libraries],
+        }
         text = json.dumps(report) + "\n"
     else:
         text = "".join(f"smcsock: {line}\n" for line in lines(counts, processes))
         text += "".join(f"smcsock:   {n} {_MISSING[what]}\n" for what, n in missing.items())
+        if libraries:
+            names = ", ".join(libraries)
+            text += f"smcsock:   {names}: opens sockets in C, which only 'run --native' reaches\n"
     if not run.report_to:
         _say(text)
         return
-    is_first = _getpid() == run.pid
     try:
-        with _open_file(run.report_to, "w" if is_first else "a", encoding="utf-8") as file:
-            file.write(text)
+        # Others may have reported before, or another run: the file was emptied at the start.
+        fd = system.open(
+            run.report_to, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666
+        )
+        try:
+            data = text.encode()
+            while data:
+                data = data[system.write(fd, data) :]
+        finally:
+            system.close(fd)
     except OSError as error:
         _say(f"smcsock: cannot write the report to {run.report_to}: {error.strerror}\n{text}")

@@ -3,13 +3,13 @@
 Source: proc_pid_fd(5).
 """
 
+import contextlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 __all__ = ["Process", "socket_processes"]
 
-_PROC = Path("/proc")
+_PROC = "/proc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,12 @@ def socket_processes() -> tuple[dict[int, list[Process]], int]:
     """
     found: dict[int, list[Process]] = {}
     hidden = 0
-    for directory in _PROC.iterdir() if _PROC.exists() else ():
-        if not directory.name.isdecimal():
-            continue
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = os.listdir(_PROC)
+    for pid in filter(str.isdecimal, names):
         try:
-            _add_sockets(directory, found)
+            _add_sockets(int(pid), found)
         except PermissionError:
             hidden += 1
         except OSError:  # it has ended
@@ -41,9 +42,9 @@ def socket_processes() -> tuple[dict[int, list[Process]], int]:
     return found, hidden
 
 
-def _add_sockets(directory: Path, found: dict[int, list[Process]]) -> None:
+def _add_sockets(pid: int, found: dict[int, list[Process]]) -> None:
     name = None
-    with os.scandir(directory / "fd") as entries:
+    with os.scandir(f"{_PROC}/{pid}/fd") as entries:
         for entry in entries:
             try:
                 target = os.readlink(entry.path)
@@ -52,7 +53,8 @@ def _add_sockets(directory: Path, found: dict[int, list[Process]]) -> None:
             if not target.startswith("socket:["):
                 continue
             if name is None:
-                comm = (directory / "comm").read_bytes()
+                with open(f"{_PROC}/{pid}/comm", "rb") as file:
+                    comm = file.read()
                 name = comm.removesuffix(b"\n").decode(errors="backslashreplace")
-            process = Process(name, int(directory.name), int(entry.name))
+            process = Process(name, pid, int(entry.name))
             found.setdefault(int(target[8:-1]), []).append(process)

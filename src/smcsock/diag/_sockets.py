@@ -5,7 +5,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeAlias
 
 from .._errors import DiagUnavailableError
@@ -17,7 +16,9 @@ from ._errors import diag_error, no_smc
 
 __all__ = ["iter_sockets", "sockets"]
 
-_ADDRESSES_AT, _ADDRESSES_SIZE = 8, 32  # in struct smc_diag_msg
+# Of the two addresses of a struct smc_diag_msg, from byte 8 on.
+_NO_BYTES = bytes(12)
+_AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 
 # Family, local and remote address as in /proc/net/tcp, by both ports in hexadecimal:
 # those smc_diag tells of every socket.
@@ -75,10 +76,9 @@ def _family(record: bytes) -> int:
     """The IP family of a record's addresses."""
     if record[0] != AF_SMC:
         return record[0]
-    addresses = record[_ADDRESSES_AT : _ADDRESSES_AT + _ADDRESSES_SIZE]
     # An IPv4 address takes the first 4 of 16 bytes; the kernel clears the others.
-    is_inet6 = any(addresses[4:16]) or any(addresses[20:32])
-    return socket.AF_INET6 if is_inet6 else socket.AF_INET
+    is_inet4 = record[12:24] == _NO_BYTES and record[28:40] == _NO_BYTES
+    return _AF_INET if is_inet4 else _AF_INET6
 
 
 def _lacks_address(info: SmcInfo) -> bool:
@@ -109,9 +109,9 @@ def _tcp_sockets() -> _TcpSockets:
     """The TCP sockets of this network namespace."""
     found: _TcpSockets = {}
     for family, name in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
-        path = Path("/proc/thread-self/net", name)
+        path = f"/proc/thread-self/net/{name}"
         # No IPv6, or no /proc.
-        with contextlib.suppress(OSError), path.open(encoding="ascii") as file:
+        with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
             next(file, None)
             for line in file:
                 _, local, peer, _ = line.split(None, 3)

@@ -8,11 +8,37 @@ import os
 import sys
 
 
-def _begin(here):
-    # type: (str) -> None
-    options = os.environ["SMCSOCK_RUN"]
+def _options():
+    # type: () -> str | None
+    """The options of the run; None in a process that is not to follow."""
+    options = os.environ.get("SMCSOCK_RUN")
+    if options or not _is_sub_interpreter():
+        return options
+    # The process may have forgotten them, so that its children do not follow.
+    with open("/proc/self/environ", "rb") as file:
+        for entry in file.read().split(b"\0"):
+            if entry.startswith(b"SMCSOCK_RUN="):
+                return os.fsdecode(entry.partition(b"=")[2])
+    return None
+
+
+def _is_sub_interpreter():
+    # type: () -> bool
+    for name in ("_interpreters", "_xxsubinterpreters"):  # from 3.13 on, and before
+        try:
+            interpreters = __import__(name)
+        except ImportError:
+            continue
+        return bool(interpreters.get_current() != interpreters.get_main())
+    return False
+
+
+def _begin(here, options):
+    # type: (str, str) -> None
     root = os.path.dirname(os.path.dirname(os.path.dirname(here)))
     try:
+        if sys.version_info < (3, 11):  # noqa: UP036
+            raise ImportError("it needs Python 3.11")
         try:
             import smcsock._dropin._session
         except Exception:
@@ -22,7 +48,7 @@ def _begin(here):
                 import smcsock._dropin._session
             finally:
                 sys.path.remove(root)
-        smcsock._dropin._session.begin(here)
+        smcsock._dropin._session.begin(here, options)
     except Exception as error:  # of begin(): it may be another version of smcsock
         _give_up(error, options)
 
@@ -33,10 +59,11 @@ def _give_up(error, options):
 
     must = json.loads(options)["require_smc"]
     text = "SMC was required" if must else "its connections are plain TCP"
-    message = f"smcsock: {sys.executable} cannot use smcsock ({error}): {text}"
+    words = sys.executable, error, text
+    message = "smcsock: %s cannot use smcsock (%s): %s\n" % words  # noqa: UP031
     try:
         if sys.stderr is not None:
-            sys.stderr.write(message + "\n")
+            sys.stderr.write(message)
             sys.stderr.flush()
     finally:
         if must:
@@ -60,8 +87,9 @@ def _main():
     # type: () -> None
     here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry) != here]
-    if os.environ.get("SMCSOCK_RUN"):
-        _begin(here)
+    options = _options()
+    if options:
+        _begin(here, options)
     _chain()
 
 

@@ -1,0 +1,161 @@
+"""What 'smcsock run' costs a program in C: next to TCP, and to a preloaded library.
+
+    python benchmarks/native.py                             # the host: TCP from the side process
+    python tests/vm run -- python benchmarks/native.py      # SMC
+
+All ways take turns; look at the ratios. A kernel without SMC shows the price of asking the
+side process, at the speed of real hardware: it then opens TCP sockets. redis-benchmark is
+run if it is there, and the kernel has SMC.
+"""
+
+import argparse
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from smcsock import _native
+from smcsock._native import _syscalls
+from smcsock._native._kind import kind_here
+
+HERE = Path(__file__).parent
+SMC = kind_here()
+COUNTS = {"socket": 4000, "connection": 400, "echo": 4000}
+REDIS = ("PING_INLINE", "SET", "GET")
+
+Way = tuple[dict[str, str], Callable[[str], None]]
+
+
+def main() -> int:
+    options = _parse()
+    with tempfile.TemporaryDirectory() as scratch:
+        program, library = _build(Path(scratch))
+        ways = _ways(library)
+        measured = _measure(program, ways, options.rounds)
+        _print("ns", measured)
+        if SMC is not None and shutil.which("redis-benchmark"):
+            _print("requests/s", _measure_redis(ways, options.rounds))
+    print(f"side process: {_memory()}")
+    return 0
+
+
+def _build(scratch: Path) -> tuple[str, str]:
+    cc = os.environ.get("CC", "cc")
+    program, library = str(scratch / "connect"), str(scratch / "preload.so")
+    subprocess.run([cc, "-O2", "-o", program, str(HERE / "connect.c")], check=True)
+    source = str(HERE / "preload.c")
+    subprocess.run([cc, "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    return program, library
+
+
+def _ways(library: str) -> dict[str, Way]:
+    def nothing(program: str) -> None:
+        pass
+
+    def native(program: str) -> None:
+        _native.prepare(program, _native.Options(kind=SMC or _native.TCP_SOCKETS))
+
+    ways: dict[str, Way] = {"TCP": ({}, nothing), "run": ({}, native)}
+    if SMC is not None:
+        ways["preload"] = {"LD_PRELOAD": library}, nothing
+    return ways
+
+
+@contextmanager
+def _running(way: Way, *command: str) -> Iterator[subprocess.Popen[str]]:
+    environment, prepare = way
+    with subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
+        preexec_fn=lambda: prepare(command[0]),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def _output(way: Way, *command: str) -> str:
+    with _running(way, *command) as process:
+        text, _ = process.communicate()
+        if process.returncode:
+            sys.exit(f"{command[0]} failed")
+        return text
+
+
+def _measure(program: str, ways: dict[str, Way], rounds: int) -> dict[str, dict[str, list[float]]]:
+    found: dict[str, dict[str, list[float]]] = {what: {way: [] for way in ways} for what in COUNTS}
+    for _ in range(rounds):
+        for what, count in COUNTS.items():
+            for name, way in ways.items():
+                found[what][name].append(float(_output(way, program, what, str(count))))
+    return found
+
+
+def _measure_redis(ways: dict[str, Way], rounds: int) -> dict[str, dict[str, list[float]]]:
+    found: dict[str, dict[str, list[float]]] = {what: {way: [] for way in ways} for what in REDIS}
+    server, client = shutil.which("redis-server"), shutil.which("redis-benchmark")
+    assert server
+    assert client
+    for _ in range(rounds):
+        for name, way in ways.items():
+            with socket.create_server(("127.0.0.1", 0)) as sock:
+                port = str(sock.getsockname()[1])
+            with _running(way, server, "--port", port, "--save", ""):
+                time.sleep(2)
+                tests = ",".join(("ping_inline", "set", "get"))
+                options = ["-p", port, "-n", "2000", "-c", "10", "--csv", "-t", tests]
+                for line in _output(way, client, *options).splitlines()[1:]:
+                    what, rate, *_ = line.replace('"', "").split(",")
+                    found[what][name].append(float(rate))
+    return found
+
+
+def _print(unit: str, measured: dict[str, dict[str, list[float]]]) -> None:
+    for what, by_way in measured.items():
+        plain = by_way["TCP"]
+        for name, values in by_way.items():
+            ratio = statistics.median(v / p for v, p in zip(values, plain, strict=True))
+            best = min if unit == "ns" else max
+            print(
+                f"{what:12} {name:8} {statistics.median(values):10.0f} {unit:10} {ratio:6.2f}"
+                f"   best {best(values):10.0f} {best(values) / best(plain):6.2f}",
+                flush=True,
+            )
+
+
+def _memory() -> str:
+    """That of the watchdog and of the worker, in kB: all, and what nothing else has."""
+    script = (
+        "sleep 1; watchdog=$(pgrep -P $$ smcsock); "
+        "for pid in $watchdog $(pgrep -P $watchdog); do "
+        "grep -hE '^(Rss|Pss|Private_Dirty):' /proc/$pid/smaps_rollup; done"
+    )
+    kind = SMC or _native.TCP_SOCKETS
+
+    def prepare(program: str) -> None:
+        _syscalls.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: the watchdog is then a child
+        _native.prepare(program, _native.Options(kind=kind))
+
+    way: Way = {}, prepare
+    words = _output(way, "/bin/sh", "-c", script).split()
+    return " ".join(words)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=9)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

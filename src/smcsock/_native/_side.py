@@ -1,0 +1,106 @@
+"""The side process: a watchdog that holds the listener, and the worker that it keeps alive.
+
+As long as either lives, a thread that waits for an answer gets one. Both end when no process
+is under the filter any more.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import struct
+import time
+from dataclasses import replace
+from mmap import PAGESIZE, mmap
+
+from ._notification import Notification, can_give
+from ._plan import Ledger, Plan
+from ._worker import End, Worker
+
+__all__ = ["FD", "NOT_SUPPORTED", "READY", "side_process"]
+
+FD = struct.Struct("=i")
+"""A descriptor in a control message."""
+
+READY, NOT_SUPPORTED = b"ready", b"not supported"
+"""What the side process says when it has the listener."""
+
+_AGAIN = 0.1
+"""Seconds until another attempt when there is no process to be had."""
+
+
+def side_process(plan: Plan, channel: socket.socket, program: int) -> None:
+    """What the side process does until the end: waits for the listener, then serves it."""
+    _withdraw(channel, plan.ledger)
+    _, control, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(FD.size))
+    if not control:
+        return  # the program could not have a filter
+    (listener,) = FD.unpack(control[0][2])
+    if not can_give(listener):
+        channel.send(NOT_SUPPORTED)
+        return
+    request = mmap(-1, PAGESIZE)  # shared with the workers
+    channel.send(READY)
+    channel.close()
+    while (outcome := _run_worker(plan, listener, request, program)) is not End.DONE:
+        _release(listener, request)
+        if outcome is End.REPORTED:
+            # Nobody waits any more for standard error to end but who reads it.
+            plan = replace(plan, ledger=None)
+            os.dup2(0, 2)
+
+
+def _withdraw(channel: socket.socket, ledger: Ledger | None) -> None:
+    """Leaves the program alone: its signals, session, directory and files."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    os.setsid()
+    os.chdir("/")
+    name("smcsock")
+    null = os.open(os.devnull, os.O_RDWR)
+    kept = {channel.fileno()}
+    if ledger is not None:
+        kept |= {2, ledger.fileno()}
+    for fd in {0, 1, 2} - kept:
+        os.dup2(null, fd)
+    last = 2
+    for fd in sorted(kept - {2}):
+        os.closerange(last + 1, fd)
+        last = fd
+    os.closerange(last + 1, 2**31 - 1)
+    # The program's limit is not this process'.
+    with contextlib.suppress(ValueError, OSError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _run_worker(plan: Plan, listener: int, request: mmap, program: int) -> End:
+    try:
+        pid = os.fork()
+    except OSError:
+        time.sleep(_AGAIN)
+        return End.DIED
+    if pid == 0:
+        outcome = End.DIED
+        try:
+            name("smcsock-worker")
+            outcome = Worker(plan, listener, request, program).run()
+        finally:
+            os._exit(outcome.value)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return End(code) if code in (End.DONE.value, End.REPORTED.value) else End.DIED
+
+
+def _release(listener: int, request: mmap) -> None:
+    """Lets the kernel do what it was asked for when the worker died."""
+    held = Notification.unpack(listener, request[: Notification.SIZE])
+    if held.id:
+        held.go_on()
+        request[:8] = bytes(8)
+
+
+def name(text: str) -> None:
+    """The name that ps shows with -o comm, in logs of the kernel too."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "wb") as comm:
+        comm.write(text.encode())
