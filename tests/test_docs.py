@@ -106,10 +106,12 @@ def echo_server(with_tls: bool) -> Iterator[int]:
         port: int = listener.getsockname()[1]
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        yield port
-        stopping.append(True)
-        smcsock.create_connection(("127.0.0.1", port)).close()
-        thread.join(LIMIT)
+        try:
+            yield port
+        finally:
+            stopping.append(True)
+            smcsock.create_connection(("127.0.0.1", port)).close()
+            thread.join(LIMIT)
 
 
 @contextlib.contextmanager
