@@ -124,6 +124,17 @@ def fallen_back() -> Iterator[smcsock.socket]:
         yield sock
 
 
+@on_host
+@pytest.mark.parametrize(
+    "page", [*sorted(ROOT.glob("*.md")), *PAGES[1:]], ids=lambda page: page.name
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)|(?:src|srcset)=\"([^\"]+)\"", text)
+    missing = [link for pair in links if not (page.parent / (link := "".join(pair))).exists()]
+    assert missing == []
+
+
 COMMAND = re.compile(
     r"^ *(?:[$#] +)?(?:ip netns exec \w+ |\S*python tests/vm run -- )?smcsock (.*)$", re.M
 )
