@@ -71,6 +71,7 @@ from smcsock.diag._commands import SmcCommand
 from smcsock.diag._devices import _smcd_device
 from smcsock.diag._errors import NOT_PERMITTED
 from smcsock.diag._generic import _decode
+from smcsock.diag._link_groups import interface_name
 from smcsock.diag._messages import attributes, message_class
 
 NOSMCDEV, PEERNOSMC, PEERDECL, NOUEID = 0x03030000, 0x03010000, 0x05000000, 0x03030008
@@ -823,6 +824,19 @@ def test_in_many_threads(smc_mode: Mode) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(ask, range(4))) == [expected] * 4
+
+
+@on_host
+def test_interfaces_have_names_for_a_process_without_af_unix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: int) -> str:
+        raise OSError(errno.EAFNOSUPPORT, "no")
+
+    index = socket.if_nametoindex("lo")
+    assert (interface_name(index), interface_name(0), interface_name(2**30)) == ("lo", None, None)
+    monkeypatch.setattr(socket, "if_indextoname", refuse)
+    assert (interface_name(index), interface_name(2**30)) == ("lo", None)
 
 
 # ----- the extra

@@ -447,6 +447,12 @@ def test_stats(shell: Shell, pair: Pair, smc_mode: Mode) -> None:
     (fallbacks,) = [line.split() for line in lines if line.startswith("TCP fallback")]
     assert fallbacks[2:] == [str(now.client_fallbacks), str(now.server_fallbacks)]
     assert sum("0x" in line for line in lines) == len(now.fallbacks)
+    (sent,) = [line.split() for line in lines if line.startswith("SMC-D TX Reqs")]
+    assert int(sent[-1]) == sum(map(int, sent[3:-1]))
+    with_percent = shell.lines("stats --percent")
+    assert len(with_percent) == len(lines) + 8
+    (shares,) = [line.split() for line in with_percent if line.strip().startswith("of all that")]
+    assert all(0 <= float(share.removesuffix("%")) <= 100 for share in shares[-2:])
 
 
 @pytest.mark.parametrize(("as_json", "intervals"), [("", 21), (" --json", 3)])

@@ -322,6 +322,8 @@ def prometheus(url: str, directory: Path) -> Iterator[Any]:
             assert process.poll() is None, (directory / "log").read_text()
             return []
         except urllib.error.HTTPError as error:
+            if error.code == 503:  # not ready yet
+                return []
             raise AssertionError(f"{query}: {error.read().decode()}") from None
         except urllib.error.URLError:
             assert process.poll() is None, (directory / "log").read_text()

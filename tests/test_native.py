@@ -200,11 +200,16 @@ NUMBERS = [field for field in Architecture.__match_args__ if field not in ("name
 def test_the_numbers_are_those_of_the_kernels_headers(on: Architecture) -> None:
     """Of this machine's; and of the generic ones, which it has too."""
     header = HEADERS.get(on.name, "asm-generic/unistd.h")
-    path, *_ = [*Path("/usr/include").glob(f"*-linux-gnu*/{header}"), Path("/usr/include") / header]
+    paths = [*Path("/usr/include").glob(f"*-linux-*/{header}"), Path("/usr/include") / header]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        pytest.skip("there are no headers of the kernel here")
     numbers = dict(re.findall(r"^#define __NR_(\w+)\s+(?:\(.* )?(\d+)\)?$", path.read_text(), re.M))
     bit = 0x40000000 if on.name == "x32" else 0
-    expected = {name: int(numbers[name]) | bit if name in numbers else None for name in NUMBERS}
-    assert {name: getattr(on, name) for name in NUMBERS} == expected
+    # Those of older distributions lack some.
+    expected = {name: int(numbers[name]) | bit for name in NUMBERS if name in numbers}
+    assert {name: getattr(on, name) for name in expected} == expected
+    assert "close" in expected
 
 
 # ----- sockets

@@ -32,7 +32,9 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 def test_page_has_all_options(name: str) -> None:
     text = (SHARE / f"man/man1/smcsock-{name}.1").read_text().replace("\\-", "-")
     assert f"smcsock-{name} - {_cli.SUMMARIES[name]}" in text
-    assert options(commands()[name]) - {"--help"} <= set(re.findall(r"--[a-z0-9-]+", text))
+    assert options(commands()[name]) - {"--help"} <= set(re.findall(r"--[a-z0-9-]+", text)), (
+        "run docs/pages.py"
+    )
     assert "/root" not in text
 
 

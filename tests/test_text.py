@@ -7,16 +7,11 @@ from typing import Any
 
 import pytest
 from conftest import on_host
-from test_diag import changing, own_pnet_table
 
-from smcsock import diag
-from smcsock._cli import main
 from smcsock._cli._common import CommandError, complain, say
 from smcsock._cli._diag import say_json, say_table
 from smcsock._cli._info import _lines, collect
 from smcsock._cli._text import printable
-
-__all__ = ["changing", "own_pnet_table"]
 
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred\r\n\x9b2J\u202etxt\u2066\u200b\udc80\x7f\x00"
 HARMLESS = r"\x1b]0;owned\x07\x1b[31mred\r\n\x9b2J\u202etxt\u2066\u200b\udc80\x7f\x00"
@@ -83,13 +78,3 @@ def test_names_of_devices_are_escaped(tmp_path: Path, capsys: pytest.CaptureFixt
     out = capsys.readouterr().out
     assert r"rxe\x1b[31m port 1 (ACT\x07IVE, unknown, eth\x9b0)" in out
     assert all(map(str.isprintable, out.splitlines()))
-
-
-def test_names_that_the_kernel_has_are_escaped(
-    own_pnet_table: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    diag.add_pnetid("TESTNET", interface="eth\x1b[31m")
-    assert main(["pnet"]) == 0
-    assert r"eth\x1b[31m" in capsys.readouterr().out
-    assert main(["pnet", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["interface"] == "eth\x1b[31m"

@@ -15,6 +15,7 @@ __all__ = [
     "TCP_FASTOPEN_NO_COOKIE",
     "Values",
     "become_hollow",
+    "local_address",
     "locked_buffers",
     "replace",
     "set_values",
@@ -25,6 +26,7 @@ __all__ = [
 _bind = _socket.socket.bind
 _close = os.close
 _family: Any = _socket.socket.__dict__["family"]
+_fileno = _socket.socket.fileno
 _getsockname = _socket.socket.getsockname
 _getsockopt = _socket.socket.getsockopt
 _setsockopt = _socket.socket.setsockopt
@@ -127,12 +129,25 @@ def become_hollow(sock: Any) -> None:
     set_values(sock, before)
 
 
+def local_address(sock: Any) -> Any:
+    """The address of a socket. One of IPv6 adopted as AF_INET gives but the half of it."""
+    address = _getsockname(sock)
+    if len(address) == 2 or _family.__get__(sock) != _stdlib.AF_INET:
+        return address
+    twin = _socket.socket(_stdlib.AF_INET6, _stdlib.SOCK_STREAM, 0, os.dup(_fileno(sock)))
+    try:
+        return _getsockname(twin)
+    finally:
+        twin.close()
+
+
 def replace(sock: Any, fd: int) -> None:
     """Puts the file of a new descriptor, which is closed, in the place of a socket's own.
 
     With the options, and bound as that one is.
     """
-    family = _family.__get__(sock)
+    address = local_address(sock)
+    family = _stdlib.AF_INET if len(address) == 2 else _stdlib.AF_INET6
     try:
         fresh = _socket.socket(family, _stdlib.SOCK_STREAM, 0, fd)
     except BaseException:
@@ -140,14 +155,13 @@ def replace(sock: Any, fd: int) -> None:
         raise
     try:
         set_values(fresh, values(sock, OF_INET6 if family == _stdlib.AF_INET6 else OF_INET))
-        address = _getsockname(sock)
         # While the old one has the port this takes SO_REUSEADDR at both, as servers have it.
         is_to_be_bound = address[1] != 0 and not _binds(fresh, address)
         _smcsock.replace(sock, fd)
+        if is_to_be_bound:
+            _bind(fresh, address)
     finally:
         fresh.close()
-    if is_to_be_bound:
-        _bind(sock, address)
 
 
 def _binds(sock: Any, address: Any) -> bool:

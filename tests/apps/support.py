@@ -172,9 +172,12 @@ class Program:
         ).stdout
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Runs it until the context is left, then ends it with SIGTERM."""
-        with subprocess.Popen(self.command, cwd=HERE) as process:
+    def running(self, *prefix: str, **kwargs: Any) -> Iterator[None]:
+        """Runs it until the context is left, then ends it with SIGTERM.
+
+        ``prefix`` is a command that executes it, ``kwargs`` are those of Popen().
+        """
+        with subprocess.Popen([*prefix, *self.command], cwd=HERE, **kwargs) as process:
             try:
                 yield
             finally:

@@ -1,6 +1,7 @@
 """uvicorn and gunicorn, which are given a listening SMC socket."""
 
 import contextlib
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,3 +108,50 @@ def check_two_workers(port: int, mode: Mode) -> None:
         answers.append(first.getresponse().read().decode().split(maxsplit=1))
     assert [text for _, text in answers] == [mode, mode]
     assert len({pid for pid, _ in answers}) == 2
+
+
+# ----- listeners that are handed over
+
+
+@pytest.fixture
+def handed_over() -> Iterator[socket.socket]:
+    """A listener that another program has opened."""
+    with smcsock.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+def check_hello(port: int, mode: Mode) -> None:
+    with contextlib.closing(connect(port)) as connection:
+        connection.request("GET", "/")
+        assert connection.getresponse().read().endswith((b"hello", str(mode).encode()))
+
+
+def accepted(program: Program) -> dict[tuple[str, str], int]:
+    return {(side, mode): count for (side, mode, _), count in program.connections().items()}
+
+
+@pytest.mark.parametrize("options", [[], ["--workers=2", "--host=127.0.0.1"]])
+def test_uvicorn_with_a_descriptor_and_with_workers(
+    options: list[str], handed_over: socket.socket, tmp_path: Path, mode: Mode
+) -> None:
+    fd, port = handed_over.fileno(), handed_over.getsockname()[1]
+    where = f"--fd={fd}"
+    if options:
+        port = free_port()
+        where = f"--port={port}"
+    arguments = "--loop=asyncio", "--lifespan=off", "--log-level=warning", "asgi:app"
+    program = Program(tmp_path, "--children", "-m", "uvicorn", where, *options, *arguments)
+    with program.running(pass_fds=[fd]):
+        check_hello(port, mode)
+    assert accepted(program) == {("accept", mode): 1}
+
+
+@pytest.mark.usefixtures("control_socket")
+def test_gunicorn_activated_by_systemd(
+    handed_over: socket.socket, tmp_path: Path, mode: Mode
+) -> None:
+    program = Program(tmp_path, "--children", "-m", "gunicorn", "--log-level=warning", "wsgi:app")
+    activate = f'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3<&{handed_over.fileno()}'
+    with program.running("sh", "-c", activate, "sh", pass_fds=[handed_over.fileno()]):
+        check_hello(handed_over.getsockname()[1], mode)
+    assert accepted(program) == {("accept", mode): 1}

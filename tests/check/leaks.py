@@ -71,6 +71,9 @@ class Handler(Exception):
 class NoSocket(_smcsock.SocketMethods):
     """Methods of a socket, and no socket to them."""
 
+    def __init__(self) -> None:
+        pass
+
 
 def new_socket(family: int = AF_INET) -> smcsock.socket:
     return smcsock.socket(family)

@@ -69,6 +69,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--absolute", action="store_true", help="count from the beginning, whatever was reset"
     )
+    parser.add_argument("--percent", action="store_true", help="what part of all each size is, too")
     parser.add_argument(
         "--watch",
         nargs="?",
@@ -136,7 +137,7 @@ def _run(options: argparse.Namespace) -> ExitCode:
     if options.json:
         say_json(now)
         return ExitCode.OK
-    _show(now)
+    _show(now, percent=options.percent)
     if baseline is not None:
         say("")
         say("Counted since 'smcsock stats reset'; --absolute shows all.")
@@ -185,7 +186,25 @@ def _counts(counted: Stats) -> list[int]:
     ]
 
 
-def _show(now: Stats) -> None:
+def _shares(counts: tuple[int, ...]) -> list[Cell]:
+    """What part of all each count is."""
+    return [f"{100 * count / max(1, sum(counts)):.1f}%" for count in counts]
+
+
+def _fallback_shares(now: Stats) -> list[Cell]:
+    shares: list[Cell] = []
+    for role in ("client", "server"):
+        fallbacks = getattr(now, f"{role}_fallbacks")
+        made = sum(
+            getattr(technology, f"{role}_v{version}")
+            for technology in (now.smcd, now.smcr)
+            for version in (1, 2)
+        )
+        shares.append(_shares((fallbacks, made))[0])
+    return shares
+
+
+def _show(now: Stats, *, percent: bool) -> None:
     say_table(
         ("Counter", "SMC-D", "SMC-R"),
         [(label, value(now.smcd), value(now.smcr)) for label, value in _COUNTERS.items()],
@@ -194,15 +213,22 @@ def _show(now: Stats) -> None:
     rows: list[tuple[Cell, ...]] = []
     for name, technology in (("SMC-D", now.smcd), ("SMC-R", now.smcr)):
         for way, direction in (("RX", technology.received), ("TX", technology.sent)):
-            rows.append((f"{name} {way} Bufs", *astuple(direction.buffer_sizes)))
-            rows.append((f"{name} {way} Reqs", *astuple(direction.request_sizes)))
-    say_table(("Size", *_SIZES), rows)
+            for what, sizes in (
+                ("Bufs", direction.buffer_sizes),
+                ("Reqs", direction.request_sizes),
+            ):
+                counts = astuple(sizes)
+                rows.append((f"{name} {way} {what}", *counts, sum(counts)))
+                if percent:
+                    rows.append(("", *_shares(counts), ""))
+    say_table(("Size", *_SIZES, "Total"), rows)
     say("")
     say_table(
         ("Of all connections", "Client", "Server"),
         [
             ("Handshake errors", now.client_handshake_errors, now.server_handshake_errors),
             ("TCP fallback", now.client_fallbacks, now.server_fallbacks),
+            ("  of all that were made", *_fallback_shares(now)),
         ],
     )
     say("")

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from .. import _smcsock
 from .._errors import HandshakeInterruptedError
 from .._socket import lost_error
-from . import _files, _options, _plain
+from . import _files, _options, _places, _plain
 from ._files import File
 from ._report import NOT_SELECTED
 
@@ -49,7 +49,9 @@ def _connect(before: _Method) -> _Method:
         if file is not None:
             _files.check(self, file)
             _decide(self, file, address)
-        elif not _files.may_be_smc(self):
+        elif _files.may_be_smc(self):
+            _places.mend()
+        else:
             before(self, address)
             return
         while True:
@@ -77,7 +79,9 @@ def _connect_ex(before: _Method) -> _Method:
         if file is not None:
             _files.conclude(self, file)
             _decide(self, file, address)
-        elif not _files.may_be_smc(self):
+        elif _files.may_be_smc(self):
+            _places.mend()
+        else:
             return int(before(self, address))
         outcome = ask(self, address)
         while outcome == errno.EINTR and _renew(self):
@@ -132,7 +136,7 @@ def _decide(sock: Any, file: File, address: Any) -> None:
     """Becomes TCP if the address is not selected."""
     if file.is_hollow or not file.unmade:
         return
-    if file.selects(address, _plain.family_of(sock)):
+    if file.selects(address, sock):
         if not file.note:
             _options.limit_buffers(sock, file)
     elif file.note:

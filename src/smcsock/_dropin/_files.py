@@ -64,10 +64,10 @@ class File:
         self.unmade = [True]
         self.refusal: tuple[str, Any, SmcInfo | None] | None = None
 
-    def selects(self, address: Any, family: int) -> bool:
-        """Whether its installation wants SMC for an address."""
+    def selects(self, address: Any, sock: Any) -> bool:
+        """Whether its installation wants SMC for an address, as this object understands it."""
         only = self.settings.only
-        return only is None or only.matches(address, family)
+        return only is None or only.matches(address, _plain.family_named(sock))
 
     @property
     def must_be_smc(self) -> bool:
@@ -85,7 +85,7 @@ def may_be_smc(sock: Any) -> bool:
     """Whether a socket of which nothing is known may be an SMC socket."""
     if _settings.current is None and not _settings.was_simple:
         return False
-    return _plain.family_of(sock) in _INET
+    return _plain.family_named(sock) in _INET
 
 
 def of(sock: Any) -> File | None:
@@ -222,7 +222,7 @@ def ending(sock: Any, inode: int, file: File) -> None:
 def fell_back(sock: Any) -> bool:
     """Whether a socket is TCP to every system call."""
     try:
-        return bool(_plain.getsockopt(sock, SOL_SOCKET, SO_PROTOCOL) == _plain.IPPROTO_TCP)
+        return _plain.getsockopt(sock, SOL_SOCKET, SO_PROTOCOL) in _plain.TCP_PROTOCOLS
     except OSError:
         return False  # closed meanwhile
 

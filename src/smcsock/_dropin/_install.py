@@ -109,7 +109,7 @@ def _checked(
 
 
 def _push(settings: Settings) -> None:
-    _methods.place()
+    _methods.place_all()
     if settings.require_smc:
         _methods.place_required()
     if os.sendfile is _os_sendfile:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from .. import _smcsock
 from .._errors import FallbackError
-from . import _files, _options, _plain
+from . import _files, _options, _places, _plain, _required, _settings
 from ._files import File
 from ._report import NOT_SELECTED
 
@@ -28,6 +28,9 @@ def _listen(before: _Method) -> _Method:
             file.has_ended = False
             if file.unmade and not _is_listening(self):
                 _decide(self, file)
+        elif _settings.current is not None:
+            _places.mend()
+            _required.refuse_stranger(self)
         before(self, *args)
 
     return listen
@@ -35,7 +38,7 @@ def _listen(before: _Method) -> _Method:
 
 def _decide(sock: Any, file: File) -> None:
     """Becomes TCP if the socket's own address, which it now has, is not selected."""
-    is_selected = file.selects(_plain.getsockname(sock), _plain.family_of(sock))
+    is_selected = file.selects(_plain.local_address(sock), sock)
     if file.is_hollow:
         _options.become_tcp(sock, file, file.note)
     elif not is_selected and not file.note:
@@ -81,8 +84,10 @@ def _made(listener: File, fd: int, peer: Any) -> None:
     if settings.report is None and not settings.require_smc:
         return  # there is nothing to be known of it
     inode, *_, protocol = _smcsock.identify(fd)
+    if _files.at(inode) is not None:
+        return  # a program's own _accept(), put over ours, has ours over it as well
     file = File(settings, listener.note)
-    _files.accepted(inode, file, peer, is_tcp=protocol == _plain.IPPROTO_TCP)
+    _files.accepted(inode, file, peer, is_tcp=protocol in _plain.TCP_PROTOCOLS)
     if file.refusal is not None:
         error = FallbackError(*file.refusal)
         error.errno = errno.ECONNABORTED
@@ -121,7 +126,7 @@ def _wake(listener: Any) -> None:
     accepts ends with the listener.
     """
     try:
-        address = _plain.getsockname(listener)
+        address = _plain.local_address(listener)
         sock = _waker(_plain.family_of(listener))
         try:
             sock.setblocking(False)

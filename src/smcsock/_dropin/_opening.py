@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from socket import SOCK_CLOEXEC, SOCK_NONBLOCK
+from socket import SO_ACCEPTCONN, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET
 from typing import Any, TypeAlias
 
 from .. import _smcsock
 from .._opening import SANDBOXED, Opening, had_smc
 from .._smcsock import AF_SMC, IPPROTO_SMC
 from .._socket import open_socket
-from . import _files, _plain, _settings
+from . import _files, _options, _places, _plain, _settings
 from ._files import File
 from ._report import NO_SMC, NOT_SELECTED
 from ._settings import Settings
@@ -31,8 +31,13 @@ _INET = (_plain.AF_INET, _plain.AF_INET6)
 _TCP_PROTOS = (-1, 0, _plain.IPPROTO_TCP)
 _TYPE_FLAGS = SOCK_NONBLOCK | SOCK_CLOEXEC
 
+_HANDED_OVER = "its socket was opened elsewhere"
+
 
 def _init(before: _Method) -> _Method:
+    if not _places.is_standard(before):
+        return _init_of_program(before)
+
     def __init__(  # noqa: N807
         self: Any, family: Any = -1, type: Any = -1, proto: Any = -1, fileno: Any = None
     ) -> None:
@@ -55,6 +60,7 @@ def _init(before: _Method) -> _Method:
 def _open(
     before: _Method, self: Any, family: int, type: int, proto: int, settings: Settings
 ) -> None:
+    _places.mend()
     is_tcp = False
     try:
         if not had_smc():
@@ -72,9 +78,7 @@ def _open(
         if fd >= 0:
             _close(fd)
         raise
-    if not settings.is_simple:
-        file = File(settings, NO_SMC if is_tcp else "")
-        _files.add(_smcsock.inode(self), file, self)
+    _opened(self, settings, is_tcp)
 
 
 def _open_slowly(
@@ -90,6 +94,60 @@ def _open_slowly(
 
     before(self, family, type, proto, Opening(open_fd))
     return is_tcp
+
+
+def _opened(sock: Any, settings: Settings, is_tcp: bool) -> None:
+    if not settings.is_simple:
+        file = File(settings, NO_SMC if is_tcp else "")
+        _files.add(_smcsock.inode(sock), file, sock)
+
+
+def _init_of_program(before: _Method) -> _Method:
+    """Over an __init__() of the program's: that is asked as ever, and may set options."""
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        before(self, *args, **kwargs)
+        settings = _settings.current
+        if settings is None and not _known:
+            return
+        try:
+            identity = _smcsock.identify(_plain.fileno(self))
+        except OSError:
+            return
+        is_adopted = len(args) > 3 or kwargs.get("fileno") is not None
+        if not is_adopted and settings is not None and _is_unused_tcp(self, *identity):
+            _take(self, settings)
+        else:
+            _recognise(self, *identity, settings)
+
+    return __init__
+
+
+def _is_unused_tcp(sock: Any, inode: int, domain: int, kind: int, protocol: int) -> bool:
+    """Whether SMC can take the place of a socket."""
+    if inode in _known or kind != _plain.SOCK_STREAM or protocol != _plain.IPPROTO_TCP:
+        return False
+    if _plain.getsockopt(sock, SOL_SOCKET, SO_ACCEPTCONN):
+        return False
+    try:
+        _plain.getpeername(sock)
+    except OSError:
+        return domain in _INET
+    return False
+
+
+def _take(sock: Any, settings: Settings) -> None:
+    """Takes an SMC socket in the place of a new TCP socket."""
+    try:
+        fd, is_tcp = open_socket(_plain.SOCK_STREAM, _plain.family_of(sock), 0, settings.fallback)
+        if is_tcp:
+            _close(fd)
+        else:
+            _options.exchange(sock, fd)
+    except BaseException:
+        _plain.close(sock)
+        raise
+    _opened(sock, settings, is_tcp)
 
 
 def _is_tcp(family: Any, type: Any, proto: Any) -> bool:
@@ -122,20 +180,27 @@ def _adopt(
     if is_smc and proto == -1:
         proto = _plain.IPPROTO_TCP  # as it reads from a TCP socket
     before(self, family, type, proto, fileno)
+    _recognise(self, inode, domain, kind, protocol, settings)
+
+
+def _recognise(
+    sock: Any, inode: int, domain: int, kind: int, protocol: int, settings: Settings | None
+) -> None:
+    """Looks whether something is known of an adopted socket, or should be."""
     file = _files.at(inode)
-    is_stream = kind == _plain.SOCK_STREAM
-    is_tcp = is_stream and domain in _INET and protocol == _plain.IPPROTO_TCP
-    if file is None and settings is not None and ((is_stream and is_smc) or is_tcp):
-        file = _found(self, inode, is_smc, settings)
+    if file is None and settings is not None and kind == _plain.SOCK_STREAM:
+        is_smc = domain == AF_SMC or protocol == IPPROTO_SMC
+        if is_smc or (domain in _INET and protocol in _plain.TCP_PROTOCOLS):
+            file = _found(sock, inode, is_smc, settings)
     if file is not None:
-        _files.add(inode, file, self)
+        _files.add(inode, file, sock)
 
 
 def _found(sock: Any, inode: int, is_smc: bool, settings: Settings) -> File | None:
     """A stream socket that nothing was known of. If it is TCP, it may not have to be SMC."""
-    if settings.is_simple or (not is_smc and not settings.require_smc):
+    if settings.is_simple or not (is_smc or settings.require_smc or settings.report):
         return None
-    file = File(settings)
+    file = File(settings, "" if is_smc else _HANDED_OVER)
     try:
         peer = _plain.getpeername(sock)
     except OSError:
@@ -145,10 +210,11 @@ def _found(sock: Any, inode: int, is_smc: bool, settings: Settings) -> File | No
             address = peer or _plain.getsockname(sock)
         except OSError:
             return None
-        if not settings.only.matches(address, _plain.family_of(sock)):
+        if not file.selects(address, sock):
             file.note = NOT_SELECTED
     if peer is not None:  # its maker has counted it
         file.unmade.clear()
+        file.note = NOT_SELECTED if file.note == NOT_SELECTED else ""  # it may have fallen back
         if file.must_be_smc and _files.fell_back(sock):
             _files.refuse(sock, inode, file, peer)
     return file
@@ -172,6 +238,8 @@ def _real_close(before: _Method) -> _Method:
     def _real_close(self: Any) -> None:
         file = _files.of(self) if _known else None
         if file is None:
+            if _settings.current is not None:
+                _places.mend()
             before(self)
             return
         inode = _smcsock.inode(self)

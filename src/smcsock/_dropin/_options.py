@@ -8,7 +8,7 @@ from .._opening import open_ipproto_smc
 from . import _plain
 from ._files import File, move
 
-__all__ = ["become_hollow", "become_smc", "become_tcp", "limit_buffers"]
+__all__ = ["become_hollow", "become_smc", "become_tcp", "exchange", "limit_buffers"]
 
 
 def become_hollow(sock: Any, file: File, note: str) -> None:
@@ -22,7 +22,7 @@ def become_hollow(sock: Any, file: File, note: str) -> None:
 
 def become_tcp(sock: Any, file: File, note: str) -> None:
     """Becomes a TCP socket bound as this one is: another file."""
-    _replace(sock, _smcsock.socket(_plain.SOCK_STREAM, 0, _plain.family_of(sock)))
+    exchange(sock, _smcsock.socket(_plain.SOCK_STREAM, 0, _plain.family_of(sock)))
     file.note, file.is_hollow = note, False
 
 
@@ -33,11 +33,11 @@ def become_smc(sock: Any, *, shared: bool = False) -> None:
         fd = open_ipproto_smc(family)
     else:
         fd = _smcsock.socket(_plain.SOCK_STREAM, int(family == _plain.AF_INET6))
-    _replace(sock, fd)
+    exchange(sock, fd)
 
 
-def _replace(sock: Any, fd: int) -> None:
-    """Takes over a new descriptor's file, and closes the descriptor."""
+def exchange(sock: Any, fd: int) -> None:
+    """Takes the file of a new descriptor in the place of its own, and closes that descriptor."""
     inode = _smcsock.inode(sock)
     _options.replace(sock, fd)
     move(inode, _smcsock.inode(sock))

@@ -7,6 +7,8 @@ import _socket
 from _socket import AF_INET, AF_INET6, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, SOCK_STREAM
 from typing import Any
 
+from .._options import local_address
+
 __all__ = [
     "AF_INET",
     "AF_INET6",
@@ -14,22 +16,30 @@ __all__ = [
     "SHUT_RDWR",
     "SHUT_WR",
     "SOCK_STREAM",
+    "TCP_PROTOCOLS",
     "accept",
+    "close",
     "detach",
+    "family_named",
     "family_of",
     "fileno",
     "getpeername",
     "getsockname",
     "getsockopt",
     "gettimeout",
+    "local_address",
     "setsockopt",
     "settimeout",
     "shutdown",
     "socket",
 ]
 
+IPPROTO_MPTCP = 262  # which not all C libraries know
+TCP_PROTOCOLS = (IPPROTO_TCP, IPPROTO_MPTCP)
+
 socket: Any = _socket.socket
 accept = socket._accept
+close = socket.close
 detach = socket.detach
 fileno = socket.fileno
 getpeername = socket.getpeername
@@ -44,5 +54,10 @@ _family: Any = socket.__dict__["family"]
 
 
 def family_of(sock: Any) -> int:
-    """The family of a socket's addresses, whatever its class says."""
+    """AF_INET or AF_INET6: of the socket itself, whatever its object was told."""
+    return AF_INET if len(getsockname(sock)) == 2 else AF_INET6
+
+
+def family_named(sock: Any) -> int:
+    """The family that the object of a socket was told, whatever its class says."""
     return int(_family.__get__(sock))

@@ -11,10 +11,13 @@ from typing import Any, TypeAlias
 
 from .. import _smcsock
 from .._errors import FallbackError
+from .._socket import StandardSocket
 from .._socket import socket as smcsock_socket
 from . import _files, _plain, _settings
+from ._places import stand_in
+from ._settings import Settings
 
-__all__ = ["METHODS", "watch"]
+__all__ = ["METHODS", "refuse_stranger", "watch"]
 
 _Method: TypeAlias = Callable[..., Any]
 
@@ -82,7 +85,7 @@ _is_watching = False
 
 
 def watch() -> None:
-    """Lets no socket connect by TCP that was opened past smcsock: those of gevent, for instance."""
+    """Lets no socket connect or serve by TCP that was opened past smcsock, as those of gevent."""
     global _is_watching
     if not _is_watching:
         _is_watching = True
@@ -90,22 +93,35 @@ def watch() -> None:
 
 
 def _look(event: str, args: tuple[Any, ...]) -> None:
-    if event == "socket.connect" and _settings.current is not None:
+    if event in ("socket.connect", "socket.bind"):
         settings = _settings.current
-        if settings.require_smc and _is_unknown_tcp(args[0], args[1]):
-            raise FallbackError(_PAST, args[1])
+        if settings is not None and settings.require_smc:
+            _refuse_unknown(args[0], args[1], settings)
 
 
-def _is_unknown_tcp(sock: Any, address: Any) -> bool:
-    if type(sock) is _plain.socket or isinstance(sock, smcsock_socket):
-        return False  # whoever takes these by their names knows what they are
+def refuse_stranger(sock: Any) -> None:
+    """FallbackError of a socket that is to listen though it has to be SMC, and is not."""
+    settings = _settings.current
+    if settings is not None and settings.require_smc:
+        try:
+            address = _plain.getsockname(sock)
+        except OSError:
+            return  # closed
+        _refuse_unknown(sock, address, settings)
+
+
+def _refuse_unknown(sock: Any, address: Any, settings: Settings) -> None:
+    if isinstance(sock, smcsock_socket):
+        return
+    if not isinstance(sock, StandardSocket) and (type(sock) is _plain.socket or not stand_in()):
+        return  # whoever takes the C type by its name knows what it is
     if _files.of(sock) is not None:
-        return False
+        return
     try:
-        _, domain, kind, protocol = _smcsock.identify(_plain.socket.fileno(sock))
+        _, domain, kind, protocol = _smcsock.identify(_plain.fileno(sock))
     except OSError:
-        return False  # closed
-    if kind != _plain.SOCK_STREAM or protocol != _plain.IPPROTO_TCP:
-        return False
-    only = _settings.current.only if _settings.current else None
-    return only is None or only.matches(address, domain)
+        return  # closed
+    if kind != _plain.SOCK_STREAM or protocol not in _plain.TCP_PROTOCOLS:
+        return
+    if settings.only is None or settings.only.matches(address, domain):
+        raise FallbackError(_PAST, address)

@@ -108,12 +108,8 @@ def _forget(hook: str) -> None:
 
 
 def _say_unfollowed() -> None:
-    name = unfollowed()
-    if name is not None:
-        _say(
-            f"smcsock: {name} stands in the place of socket.socket: its sockets are plain TCP, "
-            "and not counted\n"
-        )
+    for reason in unfollowed():
+        _say(f"smcsock: {reason}: its sockets are plain TCP, and not counted\n")
 
 
 def _say(text: str) -> None:

@@ -3,6 +3,7 @@
 Source: net/smc/smc_core.c and smc_core.h in the Linux kernel; RFC 7609, "Link groups".
 """
 
+import errno
 import socket
 import sys
 from collections.abc import Iterator
@@ -196,8 +197,11 @@ def interface_name(index: int) -> str | None:
     """The name of a network interface; None if there is none here with that index."""
     try:
         return socket.if_indextoname(index) if index else None
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            return None
+    # It needs a socket of AF_UNIX, which a service that is confined may not have.
+    return dict(socket.if_nameindex()).get(index)
 
 
 def _named(kind: type[IntEnum], number: int) -> int:
