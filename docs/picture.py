@@ -29,16 +29,21 @@ from smcsock._cli import parser
 
 STATIC = Path(__file__).parent / "_static"
 VM = Path(__file__).resolve().parent.parent / "tests/vm"
-WIDTH, HEIGHT = 100, 50
+WIDTH, HEIGHT = 110, 50
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A command of smcsock; ``seconds`` is when it is ended by Ctrl-C, if it would go on."""
+    """A command of smcsock.
+
+    ``seconds`` is when it is ended by Ctrl-C, if it would go on; ``alone`` says that nothing
+    else may use the machine meanwhile.
+    """
 
     arguments: str
     seconds: float | None = None
     prefix: str = ""
+    alone: bool = False
 
 
 SCENES = {
@@ -46,7 +51,7 @@ SCENES = {
     "doctor": Scene("doctor"),
     "ss": Scene("ss -a"),
     "watch": Scene("stats --watch", seconds=12),
-    "bench": Scene("bench"),
+    "bench": Scene("bench", alone=True),
 }
 
 
@@ -65,7 +70,7 @@ def main() -> None:
         vm = [sys.executable, str(VM), "run", "--rwdir", directory, "--", *here]
         subprocess.run(vm, check=True)
         for name in names:
-            draw(SCENES[name], Path(directory, name).read_text(), STATIC / f"{name}.svg")
+            draw(SCENES[name], Path(directory, name).read_bytes().decode(), STATIC / f"{name}.svg")
 
 
 def exists(scene: Scene) -> bool:
@@ -75,8 +80,8 @@ def exists(scene: Scene) -> bool:
 
 def record(names: list[str], directory: Path) -> None:
     """Writes what each command prints on a terminal to a file of its name."""
-    with traffic():
-        for name in names:
+    for name in names:
+        with contextlib.nullcontext() if SCENES[name].alone else traffic():
             (directory / name).write_bytes(at_terminal(SCENES[name]))
 
 
@@ -131,8 +136,9 @@ def draw(scene: Scene, printed: str, file: Path) -> None:
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True)
         shown = f"{scene.prefix}smcsock {scene.arguments}"
         console.print(Text("$ ", style="bold green") + Text(shown, style="bold"))
-        for line in printed.replace("\r", "").replace("^C", "").splitlines():
-            text = Text.from_ansi(line)
+        for line in printed.replace("^C", "").split("\n")[:-1]:
+            # What overwrites itself, as progress does, looks as it did in the end.
+            text = Text.from_ansi(line.rstrip("\r").rpartition("\r")[2])
             text.highlight_words(["SMC-D", "SMC-R", "SMCD"], style="bold cyan")
             text.highlight_regex(r"^ok\b", style="green")
             text.highlight_regex(r"^(PROBLEM|warning)\b", style="bold red")
