@@ -151,7 +151,13 @@ def test_gunicorn_activated_by_systemd(
     handed_over: socket.socket, tmp_path: Path, mode: Mode
 ) -> None:
     program = Program(tmp_path, "--children", "-m", "gunicorn", "--log-level=warning", "wsgi:app")
-    activate = f'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3<&{handed_over.fileno()}'
-    with program.running("sh", "-c", activate, "sh", pass_fds=[handed_over.fileno()]):
+    activate = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+    fd = handed_over.fileno()
+    with program.running(sys.executable, "-c", activate, str(fd), pass_fds=[fd]):
         check_hello(handed_over.getsockname()[1], mode)
     assert accepted(program) == {("accept", mode): 1}

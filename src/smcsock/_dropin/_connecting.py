@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from .. import _smcsock
 from .._errors import HandshakeInterruptedError
 from .._socket import lost_error
-from . import _files, _options, _places, _plain
+from . import _files, _options, _plain, _settings
 from ._files import File
 from ._report import NOT_SELECTED
 
@@ -49,9 +49,7 @@ def _connect(before: _Method) -> _Method:
         if file is not None:
             _files.check(self, file)
             _decide(self, file, address)
-        elif _files.may_be_smc(self):
-            _places.mend()
-        else:
+        elif _settings.current is None and not _settings.was_simple:
             before(self, address)
             return
         while True:
@@ -79,9 +77,7 @@ def _connect_ex(before: _Method) -> _Method:
         if file is not None:
             _files.conclude(self, file)
             _decide(self, file, address)
-        elif _files.may_be_smc(self):
-            _places.mend()
-        else:
+        elif _settings.current is None and not _settings.was_simple:
             return int(before(self, address))
         outcome = ask(self, address)
         while outcome == errno.EINTR and _renew(self):

@@ -32,15 +32,12 @@ __all__ = [
     "is_of_program",
     "known",
     "made",
-    "may_be_smc",
     "move",
     "of",
     "of_smc",
     "refusal",
     "refuse",
 ]
-
-_INET = (_plain.AF_INET, _plain.AF_INET6)
 
 _readlink, _listdir = os.readlink, os.listdir
 
@@ -79,13 +76,6 @@ known: dict[int, File] = {}
 """By inode; to be read, for those that can do without the question if it is empty."""
 
 _tidy_at = 1024
-
-
-def may_be_smc(sock: Any) -> bool:
-    """Whether a socket of which nothing is known may be an SMC socket."""
-    if _settings.current is None and not _settings.was_simple:
-        return False
-    return _plain.family_named(sock) in _INET
 
 
 def of(sock: Any) -> File | None:

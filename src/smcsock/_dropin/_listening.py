@@ -59,8 +59,9 @@ def _accept(before: _Method) -> _Method:
     def _accept(self: Any) -> tuple[int, Any]:
         file = _files.of(self) if _known else None
         if file is None:
-            fd, address = ask(self) if _files.may_be_smc(self) else before(self)
-            return fd, address
+            is_foreign = _settings.current is None and not _settings.was_simple
+            result: tuple[int, Any] = before(self) if is_foreign else ask(self)
+            return result
         if file.has_ended:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         fd, address = ask(self)

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from socket import SO_ACCEPTCONN, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from .. import _smcsock
 from .._opening import SANDBOXED, Opening, had_smc
@@ -24,11 +24,14 @@ _Method: TypeAlias = Callable[..., Any]
 _known = _files.known
 
 _close = os.close
+_socket_init: Any = _plain.socket.__init__
 
 _OPENINGS = (Opening, type(_smcsock.opening(0, 0)))
 
+_SOCK_STREAM: Final = int(_plain.SOCK_STREAM)
 _INET = (_plain.AF_INET, _plain.AF_INET6)
-_TCP_PROTOS = (-1, 0, _plain.IPPROTO_TCP)
+_FAMILIES = (*_INET, -1)
+_TCP_PROTOS = (0, -1, _plain.IPPROTO_TCP)
 _TYPE_FLAGS = SOCK_NONBLOCK | SOCK_CLOEXEC
 
 _HANDED_OVER = "its socket was opened elsewhere"
@@ -37,6 +40,7 @@ _HANDED_OVER = "its socket was opened elsewhere"
 def _init(before: _Method) -> _Method:
     if not _places.is_standard(before):
         return _init_of_program(before)
+    before = _standard_init
 
     def __init__(  # noqa: N807
         self: Any, family: Any = -1, type: Any = -1, proto: Any = -1, fileno: Any = None
@@ -44,7 +48,9 @@ def _init(before: _Method) -> _Method:
         settings = _settings.current
         if fileno is not None:
             if not _known and (settings is None or (settings.is_simple and proto != -1)):
-                before(self, family, type, proto, fileno)
+                _socket_init(self, family, type, proto, fileno)
+                self._io_refs = 0
+                self._closed = False
             else:
                 _adopt(before, self, family, type, proto, fileno, settings)
         elif settings is None or not _is_tcp(family, type, proto):
@@ -55,6 +61,17 @@ def _init(before: _Method) -> _Method:
             _open(before, self, family, type, 0 if proto == -1 else proto, settings)
 
     return __init__
+
+
+def _standard_init(self: Any, family: int, type: int, proto: int, fileno: Any = None) -> None:
+    """What that of the standard library does, which it takes a call less to reach."""
+    if fileno is None:
+        family = _plain.AF_INET if family == -1 else family
+        type = _plain.SOCK_STREAM if type == -1 else type
+        proto = 0 if proto == -1 else proto
+    _socket_init(self, family, type, proto, fileno)
+    self._io_refs = 0
+    self._closed = False
 
 
 def _open(
@@ -153,8 +170,11 @@ def _take(sock: Any, settings: Settings) -> None:
 def _is_tcp(family: Any, type: Any, proto: Any) -> bool:
     """Whether a socket of TCP is asked for; False for what __init__() is to refuse."""
     try:
-        is_stream = type == -1 or type & ~_TYPE_FLAGS == _plain.SOCK_STREAM
-        return is_stream and family in (-1, *_INET) and proto in _TCP_PROTOS
+        return (
+            family in _FAMILIES
+            and (type == _SOCK_STREAM or type == -1 or type & ~_TYPE_FLAGS == _SOCK_STREAM)
+            and proto in _TCP_PROTOS
+        )
     except TypeError:
         return False
 
@@ -238,8 +258,6 @@ def _real_close(before: _Method) -> _Method:
     def _real_close(self: Any) -> None:
         file = _files.of(self) if _known else None
         if file is None:
-            if _settings.current is not None:
-                _places.mend()
             before(self)
             return
         inode = _smcsock.inode(self)
