@@ -1469,3 +1469,15 @@ def test_constructor_can_be_looked_at() -> None:
     parameters = inspect.signature(smcsock.socket).parameters
     assert list(parameters) == ["family", "type", "proto", "fileno", "fallback"]
     assert parameters["fallback"].kind is inspect.Parameter.KEYWORD_ONLY
+
+
+def test_constructor_of_a_derived_class_can_be_looked_at() -> None:
+    class Derived(smcsock.socket):
+        pass
+
+    class Other(smcsock.socket):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+
+    assert inspect.signature(Derived) == inspect.signature(smcsock.socket)
+    assert list(inspect.signature(Other).parameters) == ["name"]

@@ -164,6 +164,18 @@ def _error(code: int, detail: str = "") -> OSError:
     return OSError(code, os.strerror(code) + detail)
 
 
+class _Signature:
+    """The class's for inspect, which from Python 3.13 on stumbles over an __init__() in C."""
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        if owner.__init__ is not socket.__init__:  # type: ignore[misc]  # its own
+            raise AttributeError("__signature__")
+        import inspect
+
+        _, *parameters = inspect.signature(socket.__init__).parameters.values()
+        return inspect.Signature(parameters)
+
+
 class socket(_smcsock.SocketMethods, StandardSocket):
     """An SMC socket: to its user a TCP socket, to the kernel a socket of AF_SMC.
 
@@ -184,6 +196,8 @@ class socket(_smcsock.SocketMethods, StandardSocket):
     """
 
     __module__ = "smcsock"
+    if sys.version_info >= (3, 13):
+        __signature__ = _Signature()
     __slots__ = ("_family", "_inet", "_is_tcp", "_proto")
 
     _family: int  # as presented

@@ -6,6 +6,7 @@ kernel. So what is known survives detach(), dup(), ssl's wrapping, fork and adop
 
 import contextlib
 import os
+from collections.abc import Callable
 from socket import SO_PROTOCOL, SOL_SOCKET
 from typing import Any
 
@@ -37,6 +38,7 @@ __all__ = [
     "of_smc",
     "refusal",
     "refuse",
+    "when_known",
 ]
 
 _readlink, _listdir = os.readlink, os.listdir
@@ -108,9 +110,24 @@ def at(inode: int) -> File | None:
     return known.get(inode)
 
 
+_prepare: Callable[[], None] | None = None
+
+
+def when_known(prepare: Callable[[], None]) -> None:
+    """Calls a function before the first file is known; programs may never have one."""
+    global _prepare
+    if known:
+        prepare()
+    else:
+        _prepare = prepare
+
+
 def add(inode: int, file: File, sock: Any = None) -> None:
     """Remembers a file, and that this object has it open."""
-    global _tidy_at
+    global _prepare, _tidy_at
+    if _prepare is not None:
+        prepare, _prepare = _prepare, None
+        prepare()
     if sock is not None:
         file.holders.add(id(sock))
     known[inode] = file

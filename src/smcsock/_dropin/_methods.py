@@ -1,6 +1,9 @@
 """Which methods there are, and when they are put in their places."""
 
-from . import _connecting, _listening, _opening, _required
+from collections.abc import Callable
+from typing import Any
+
+from . import _connecting, _files, _listening, _opening, _required
 from ._places import leave, place, unfollowed
 
 __all__ = ["leave", "place_all", "place_required", "unfollowed"]
@@ -8,9 +11,24 @@ __all__ = ["leave", "place_all", "place_required", "unfollowed"]
 _METHODS = _opening.METHODS | _connecting.METHODS | _listening.METHODS
 
 
+def _of_tls(name: str) -> Callable[[Any], Any]:
+    """Makes a method of ssl.SSLSocket, once there is one."""
+
+    def method(before: Any) -> Any:
+        from .. import _ssl
+
+        return getattr(_ssl, name)(before)
+
+    return method
+
+
+_TLS = {"read": _of_tls("reading"), "do_handshake": _of_tls("handshaking")}
+
+
 def place_all() -> None:
-    """Those of every installation."""
-    place(_METHODS)
+    """Those of every installation; and those by which files are forgotten once any is known."""
+    _files.when_known(lambda: place(_opening.ENDINGS))
+    place(_METHODS, _TLS)
 
 
 def place_required() -> None:

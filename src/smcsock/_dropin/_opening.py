@@ -17,7 +17,7 @@ from ._files import File
 from ._report import NO_SMC, NOT_SELECTED
 from ._settings import Settings
 
-__all__ = ["METHODS"]
+__all__ = ["ENDINGS", "METHODS"]
 
 _Method: TypeAlias = Callable[..., Any]
 
@@ -29,7 +29,8 @@ _socket_init: Any = _plain.socket.__init__
 _OPENINGS = (Opening, type(_smcsock.opening(0, 0)))
 
 _SOCK_STREAM: Final = int(_plain.SOCK_STREAM)
-_INET = (_plain.AF_INET, _plain.AF_INET6)
+_AF_INET, _AF_INET6 = _INET = (_plain.AF_INET, _plain.AF_INET6)
+_WANT_OF_SMC = (errno.EAFNOSUPPORT, *SANDBOXED)
 _FAMILIES = (*_INET, -1)
 _TCP_PROTOS = (0, -1, _plain.IPPROTO_TCP)
 _TYPE_FLAGS = SOCK_NONBLOCK | SOCK_CLOEXEC
@@ -40,8 +41,8 @@ _HANDED_OVER = "its socket was opened elsewhere"
 def _init(before: _Method) -> _Method:
     if not _places.is_standard(before):
         return _init_of_program(before)
-    before = _standard_init
 
+    # Of the standard library's own no more is called than it calls itself.
     def __init__(  # noqa: N807
         self: Any, family: Any = -1, type: Any = -1, proto: Any = -1, fileno: Any = None
     ) -> None:
@@ -56,51 +57,43 @@ def _init(before: _Method) -> _Method:
         elif settings is None or not _is_tcp(family, type, proto):
             before(self, family, type, proto)
         else:
-            family = _plain.AF_INET if family == -1 else family
-            type = _plain.SOCK_STREAM if type == -1 else type
-            _open(before, self, family, type, 0 if proto == -1 else proto, settings)
+            _open(
+                self,
+                _AF_INET if family == -1 else family,
+                _SOCK_STREAM if type == -1 else type,
+                0 if proto == -1 else proto,
+                settings,
+            )
 
     return __init__
 
 
-def _standard_init(self: Any, family: int, type: int, proto: int, fileno: Any = None) -> None:
-    """What that of the standard library does, which it takes a call less to reach."""
-    if fileno is None:
-        family = _plain.AF_INET if family == -1 else family
-        type = _plain.SOCK_STREAM if type == -1 else type
-        proto = 0 if proto == -1 else proto
-    _socket_init(self, family, type, proto, fileno)
-    self._io_refs = 0
-    self._closed = False
-
-
-def _open(
-    before: _Method, self: Any, family: int, type: int, proto: int, settings: Settings
-) -> None:
+def _open(self: Any, family: int, type: int, proto: int, settings: Settings) -> None:
     _places.mend()
     is_tcp = False
     try:
         if not had_smc():
-            is_tcp = _open_slowly(before, self, family, type, proto, settings)
+            is_tcp = _open_slowly(self, family, type, proto, settings)
         else:
-            opening = _smcsock.opening(type, 1 if family == _plain.AF_INET6 else 0)
             try:
-                before(self, family, type, proto, opening)
+                opening = _smcsock.opening(type, 1 if family == _AF_INET6 else 0)
+                _socket_init(self, family, type, proto, opening)
             except OSError as error:
-                if error.errno not in (errno.EAFNOSUPPORT, *SANDBOXED):
+                if error.errno not in _WANT_OF_SMC:
                     raise
-                is_tcp = _open_slowly(before, self, family, type, proto, settings)
+                is_tcp = _open_slowly(self, family, type, proto, settings)
     except BaseException:
         fd = _plain.detach(self)
         if fd >= 0:
             _close(fd)
         raise
-    _opened(self, settings, is_tcp)
+    self._io_refs = 0
+    self._closed = False
+    if not settings.is_simple:
+        _opened(self, settings, is_tcp)
 
 
-def _open_slowly(
-    before: _Method, self: Any, family: int, type: int, proto: int, settings: Settings
-) -> bool:
+def _open_slowly(self: Any, family: int, type: int, proto: int, settings: Settings) -> bool:
     """Whether it is a TCP socket, for want of SMC in the kernel."""
     is_tcp = False
 
@@ -109,14 +102,13 @@ def _open_slowly(
         fd, is_tcp = open_socket(type, family, proto, settings.fallback)
         return fd
 
-    before(self, family, type, proto, Opening(open_fd))
+    _socket_init(self, family, type, proto, Opening(open_fd))
     return is_tcp
 
 
 def _opened(sock: Any, settings: Settings, is_tcp: bool) -> None:
-    if not settings.is_simple:
-        file = File(settings, NO_SMC if is_tcp else "")
-        _files.add(_smcsock.inode(sock), file, sock)
+    file = File(settings, NO_SMC if is_tcp else "")
+    _files.add(_smcsock.inode(sock), file, sock)
 
 
 def _init_of_program(before: _Method) -> _Method:
@@ -164,7 +156,8 @@ def _take(sock: Any, settings: Settings) -> None:
     except BaseException:
         _plain.close(sock)
         raise
-    _opened(sock, settings, is_tcp)
+    if not settings.is_simple:
+        _opened(sock, settings, is_tcp)
 
 
 def _is_tcp(family: Any, type: Any, proto: Any) -> bool:
@@ -272,4 +265,5 @@ def _real_close(before: _Method) -> _Method:
     return _real_close
 
 
-METHODS = {"__init__": _init, "detach": _detach, "_real_close": _real_close}
+METHODS = {"__init__": _init}
+ENDINGS = {"detach": _detach, "_real_close": _real_close}
