@@ -8,6 +8,7 @@ at the ratios: the rates are those of whatever else the machine does.
 """
 
 import argparse
+import datetime
 import json
 import math
 import os
@@ -188,6 +189,7 @@ def _count(_: argparse.Namespace, scratch: Path, report: dict[str, Any]) -> list
 
 def _system() -> dict[str, Any]:
     return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "kernel": platform.release(),
         "machine": platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
