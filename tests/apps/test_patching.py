@@ -16,11 +16,9 @@ from smcsock import Mode
 socks = application("socks", "PySocks")
 pytest_socket = application("pytest_socket", "pytest-socket")
 loky = application("loky")
-tornado = application("tornado")
-if tornado:
-    from tornado.iostream import StreamClosedError
-    from tornado.tcpclient import TCPClient
-    from tornado.tcpserver import TCPServer
+iostream = application("tornado.iostream", "tornado")
+tcpclient = application("tornado.tcpclient", "tornado")
+tcpserver = application("tornado.tcpserver", "tornado")
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def test_loky_takes_sockets(listener: socket.socket) -> None:
 
 
 async def tornado_echo(mode: Mode) -> None:
-    class Server(TCPServer):
+    class Server(tcpserver.TCPServer):  # type: ignore[misc, name-defined, unused-ignore]
         async def handle_stream(self, stream: Any, address: Any) -> None:
             await stream.write(str(mode_of(stream.socket)).encode())
             stream.close()
@@ -90,7 +88,7 @@ async def tornado_echo(mode: Mode) -> None:
     server = Server()
     server.listen(0, "127.0.0.1")
     ((*_, sock),) = [server._sockets.values()]
-    stream = await TCPClient().connect(*sock.getsockname())
+    stream = await tcpclient.TCPClient().connect(*sock.getsockname())
     assert await stream.read_until_close() == str(mode).encode()
     server.stop()
 
@@ -102,8 +100,8 @@ def test_tornado(mode: Mode) -> None:
 
 def test_tornado_is_told_of_a_refused_connection() -> None:
     async def main(address: Any) -> None:
-        with pytest.raises(StreamClosedError) as failure:
-            await TCPClient().connect(*address)
+        with pytest.raises(iostream.StreamClosedError) as failure:
+            await tcpclient.TCPClient().connect(*address)
         error = failure.value.real_error
         assert isinstance(error, OSError)
         assert error.errno == errno.EPROTONOSUPPORT
