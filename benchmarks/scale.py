@@ -4,7 +4,8 @@ scale.py [--sockets N ...] [--repeat N] [--json]
 
 Needs a kernel with SMC (python tests/vm run -- python benchmarks/scale.py). smcss of
 smc-tools, where it is installed, takes its turn between the others: each command runs
-once in every round, and the median counts.
+once in every round, and the median counts. The peak memory of a command cannot be seen
+below that of this script, from which it is started.
 """
 
 import argparse

@@ -296,7 +296,7 @@ def prometheus(url: str, directory: Path) -> Iterator[Any]:
         "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
         "rule_files: [smcsock.rules.yml]\n"
         "scrape_configs:\n"
-        f"  - {{job_name: smc, scrape_interval: 5s, scrape_timeout: 5s, "
+        f"  - {{job_name: smc, scrape_interval: 2s, scrape_timeout: 2s, "
         f"static_configs: [{{targets: ['{target}']}}]}}\n"
     )
     with open(directory / "log", "w") as log:

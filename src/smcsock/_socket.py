@@ -47,7 +47,6 @@ _AF_INET6 = _stdlib.AF_INET6
 _SOCK_STREAM = _stdlib.SOCK_STREAM
 _TYPE_FLAGS = _stdlib.SOCK_NONBLOCK | _stdlib.SOCK_CLOEXEC
 
-_BACKLOG = min(_stdlib.SOMAXCONN, 128)
 _UNSPECIFIED = ("0.0.0.0", "::")
 
 _IPPROTO_MPTCP = 262  # of linux/in.h, which not all C libraries know
@@ -340,7 +339,7 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         """SMCPROTO_SMC or SMCPROTO_SMC6 with AF_SMC, else 0 or IPPROTO_TCP."""
         return self._proto
 
-    def listen(self, backlog: int = _BACKLOG, /) -> None:
+    def listen(self, *backlog: int) -> None:
         """As in the standard library.
 
         A socket that fell back before, by an option such as TCP_FASTOPEN, becomes a TCP
@@ -352,7 +351,7 @@ class socket(_smcsock.SocketMethods, StandardSocket):
 
             _options.replace(self, _smcsock.socket(_SOCK_STREAM, 0, self._inet))
             self._is_tcp = True
-        super().listen(backlog)
+        super().listen(*backlog)
 
     def accept(self, *, require_smc: bool = False) -> tuple[socket, Any]:
         """Waits for a connection; returns its socket and the peer's address.

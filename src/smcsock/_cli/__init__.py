@@ -35,7 +35,7 @@ SUMMARIES = {
     "echo": "try SMC with an echo server and client",
     "info": "show what this machine's kernel offers",
     "bench": "measure TCP and SMC to the same peer",
-    "run": "run a Python program over SMC",
+    "run": "run a program over SMC",
     "doctor": "see whether SMC works, and what to fix if not",
     "ss": "show SMC sockets (smcss)",
     "linkgroups": "show link groups and links (smcd, smcr linkgroup)",
