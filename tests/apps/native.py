@@ -21,7 +21,11 @@ Ends = Counter[tuple[str, Mode | None]]
 
 @contextlib.contextmanager
 def running(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Runs a program over SMC until the context is left; its standard input is a pipe."""
+    """Runs a program over SMC until the context is left, which ``stop`` ends.
+
+    Its standard input is a pipe.
+    """
+    stop = options.pop("stop", signal.SIGTERM)
     native = _native.Options(**options.pop("native", {}))
     env = {**os.environ, **options.pop("env", {})}
     user = options.pop("user", None)
@@ -41,7 +45,7 @@ def running(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(stop)
 
 
 def output(*command: str, **options: Any) -> str:

@@ -146,7 +146,7 @@ def connect(port: int) -> Any:
     """A connection to a server that may have to start first."""
     connection_class = recipe("http.client, urllib and xmlrpc").SMCConnection
     connection = connection_class("127.0.0.1", port, timeout=60)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 110
     while True:
         try:
             connection.connect()

@@ -7,6 +7,7 @@ are there.
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -68,9 +69,11 @@ def test_nginx_with_workers_and_curl(
     host: str, port: int, page: Path, tmp_path: Path, mode: Mode
 ) -> None:
     config = tmp_path / "nginx.conf"
+    # Nobody else may look into pytest's directories.
+    user = "user root;" if os.geteuid() == 0 else ""
     config.write_text(
         f"""
-        daemon off; worker_processes 2; pid {tmp_path}/pid; error_log {tmp_path}/log;
+        {user} daemon off; worker_processes 2; pid {tmp_path}/pid; error_log {tmp_path}/log;
         events {{}}
         http {{
             access_log off; client_body_temp_path {tmp_path}; proxy_temp_path {tmp_path};
@@ -101,7 +104,8 @@ def test_postgresql_with_psql_and_psycopg(port: int, directory: Path, mode: Mode
     """
     assert psycopg
     with (
-        server(port, *postgres(cluster, port), user=uid, cwd=cluster),
+        # SIGTERM waits for the clients, which it takes for alive while they sleep.
+        server(port, *postgres(cluster, port), user=uid, cwd=cluster, stop=signal.SIGINT),
         running(program("psql"), address, "-c", "select pg_sleep(1000)"),
         running(sys.executable, "-c", textwrap.dedent(code)),
     ):
