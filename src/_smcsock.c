@@ -155,6 +155,7 @@ typedef struct {
     module_state *state;
     PyObject *sock;
     int fd;
+    bool was_bound; /* before connect(), which gives a port to a socket that has none */
 } call;
 
 /* Gets the socket's descriptor: -1, which system calls answer with EBADF, if it is
@@ -1048,12 +1049,39 @@ connect_socket(call *c, const inet_address *address, socklen_t length)
     return timeout > 0 ? finish_connect(c, timeout) : error;
 }
 
+static bool
+is_bound(int fd)
+{
+    inet_address local = {0};
+    socklen_t size = sizeof local;
+    /* The port is at the same place in either. */
+    return getsockname(fd, &local.sa, &size) == 0 && local.in.sin_port != 0;
+}
+
 static int
 connect_to(call *c, PyObject *arg, const char *method)
 {
     inet_address address;
     socklen_t length = begin_address(c, arg, method, c->state->str_socket_connect, &address);
-    return length == 0 ? RAISED : connect_socket(c, &address, length);
+    if (length == 0) {
+        return RAISED;
+    }
+    c->was_bound = is_bound(c->fd);
+    return connect_socket(c, &address, length);
+}
+
+static void
+raise_interrupted(const call *c)
+{
+    PyObject *error = PyObject_CallFunction(
+        c->state->handshake_interrupted, "is", EINTR,
+        "a signal ended the SMC handshake (CLC), which the kernel cannot resume: "
+        "connect a new socket; with a timeout set, signals do no harm");
+    if (error != NULL && PyObject_SetAttrString(error, "was_bound",
+                                                c->was_bound ? Py_True : Py_False) == 0) {
+        PyErr_SetObject(c->state->handshake_interrupted, error);
+    }
+    Py_XDECREF(error);
 }
 
 /* connect(), once it is known of whom. */
@@ -1069,17 +1097,9 @@ do_connect(call *c, PyObject *address)
     case TIMED_OUT:
         PyErr_SetString(PyExc_TimeoutError, "timed out");
         return NULL;
-    case HANDSHAKE_INTERRUPTED: {
-        PyObject *value = Py_BuildValue(
-            "(is)", EINTR,
-            "a signal ended the SMC handshake (CLC), which the kernel cannot resume: "
-            "connect a new socket; with a timeout set, signals do no harm");
-        if (value != NULL) {
-            PyErr_SetObject(c->state->handshake_interrupted, value);
-            Py_DECREF(value);
-        }
+    case HANDSHAKE_INTERRUPTED:
+        raise_interrupted(c);
         return NULL;
-    }
     default:
         errno = outcome;
         return PyErr_SetFromErrno(PyExc_OSError);

@@ -24,9 +24,9 @@ from smcsock import (
     Mode,
     SmcInfo,
     SMCUnsupportedError,
+    _info,
     _opening,
     _smcsock,
-    _socket,
 )
 
 LIMIT = 60.0
@@ -412,7 +412,7 @@ def test_require_smc_without_smc_diag_has_no_info(
     def unavailable(*_: object) -> None:
         raise DiagUnavailableError
 
-    monkeypatch.setattr(_socket, "query", unavailable)
+    monkeypatch.setattr(_info, "query", unavailable)
     with pytest.raises(FallbackError, match="smc_diag") as caught:
         smcsock.create_connection(tcp_listener.getsockname()[:2], require_smc=True)
     assert caught.value.info is None
@@ -683,6 +683,7 @@ def refuse_smc(
             raise OSError(number, os.strerror(number))
         return open_socket(type, proto, socket.AF_INET if family == AF_SMC else family)
 
+    _smcsock.open_directly(False)  # until an SMC socket could be opened
     monkeypatch.setattr(_smcsock, "socket", refuse)
     monkeypatch.setattr(_opening, "_was_lacking", None)
     monkeypatch.setattr(_opening, "_PROTOCOLS", "/none")

@@ -27,6 +27,7 @@ def records(inodes: Iterable[int] | None = None, /) -> list[bytes]: ...
 
 class HandshakeInterruptedError(InterruptedError):
     __module__ = "smcsock"
+    was_bound: bool
 
 class SocketMethods:
     def __init__(

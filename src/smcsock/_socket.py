@@ -346,7 +346,7 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         socket that the kernel has nothing else to do with: else it would wake nobody who
         reads from what is accepted.
         """
-        if not self._is_tcp and self.fell_back():
+        if not self._is_tcp and self.fileno() != -1 and self.fell_back():
             from . import _options
 
             _options.replace(self, _smcsock.socket(_SOCK_STREAM, 0, self._inet))

@@ -49,16 +49,17 @@ def _connect(before: _Method) -> _Method:
         if file is not None:
             _files.check(self, file)
             _decide(self, file, address)
-        elif _settings.current is None and not _settings.was_simple:
+        elif _settings.current is None:
             before(self, address)
             return
         while True:
             try:
                 ask(self, address)
                 break
-            except HandshakeInterruptedError:
-                if not _renew(self):
-                    raise
+            except HandshakeInterruptedError as error:
+                if error.was_bound or not _files.is_of_program(self):
+                    raise  # the port may be another's by the time that it is bound again
+                _options.become_smc(self)
         if file is not None:
             _files.made(self, _smcsock.inode(self), file, address)
             _files.check(self, file)
@@ -77,10 +78,12 @@ def _connect_ex(before: _Method) -> _Method:
         if file is not None:
             _files.conclude(self, file)
             _decide(self, file, address)
-        elif _settings.current is None and not _settings.was_simple:
+        elif _settings.current is None:
             return int(before(self, address))
+        may_renew = _plain.gettimeout(self) is None and _is_unbound_smc(self)
         outcome = ask(self, address)
-        while outcome == errno.EINTR and _renew(self):
+        while outcome == errno.EINTR and may_renew:
+            _options.become_smc(self)
             outcome = ask(self, address)
         if file is not None:
             if outcome == 0:
@@ -145,14 +148,9 @@ def _decide(sock: Any, file: File, address: Any) -> None:
                 raise
 
 
-def _renew(sock: Any) -> bool:
-    """Takes a new SMC socket: a signal has ended the handshake of this one, for good."""
-    if not _files.is_of_program(sock):
-        return False
-    if _plain.getsockname(sock)[1]:
-        return False  # bound; the port may be another's by then
-    _options.become_smc(sock)
-    return True
+def _is_unbound_smc(sock: Any) -> bool:
+    """Whether a new SMC socket may take the place of one whose handshake a signal has ended."""
+    return _files.is_of_program(sock) and not _plain.local_address(sock)[1]
 
 
 def _setsockopt(before: _Method) -> _Method:
@@ -207,7 +205,8 @@ def _error_of(sock: Any) -> int:
         if file.refusal is not None:
             return errno.EPROTONOSUPPORT
         return lost_error(sock) if file.unmade and not file.note else 0
-    return lost_error(sock) if _files.is_of_program(sock) else 0
+    is_smc = _settings.current is not None and _files.is_of_program(sock)
+    return lost_error(sock) if is_smc else 0
 
 
 METHODS = {

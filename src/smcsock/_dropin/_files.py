@@ -88,8 +88,8 @@ def of(sock: Any) -> File | None:
 def of_smc(sock: Any) -> File | None:
     """The same; and if nothing is known of an SMC socket, it is from now on."""
     file = of(sock)
-    if file is None and is_of_program(sock):
-        file = File(_settings.current or Settings())
+    if file is None and _settings.current is not None and is_of_program(sock):
+        file = File(_settings.current)
         add(_smcsock.inode(sock), file, sock)
     return file
 

@@ -59,7 +59,7 @@ def _accept(before: _Method) -> _Method:
     def _accept(self: Any) -> tuple[int, Any]:
         file = _files.of(self) if _known else None
         if file is None:
-            is_foreign = _settings.current is None and not _settings.was_simple
+            is_foreign = _settings.current is None
             result: tuple[int, Any] = before(self) if is_foreign else ask(self)
             return result
         if file.has_ended:

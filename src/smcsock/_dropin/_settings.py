@@ -28,18 +28,14 @@ class Settings:
 current: Settings | None = None
 """The last of those that are installed: to be read as an attribute of this module."""
 
-was_simple = False
-"""Whether sockets may be SMC sockets of which nothing is known."""
-
 _installed: list[Settings] = []
 _lock = threading.Lock()
 
 
 def push(settings: Settings) -> None:
     """Lets these settings count."""
-    global current, was_simple
+    global current
     with _lock:
-        was_simple = was_simple or settings.is_simple
         _installed.append(settings)
         current = settings
 
