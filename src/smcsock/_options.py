@@ -141,10 +141,11 @@ def local_address(sock: Any) -> Any:
         twin.close()
 
 
-def replace(sock: Any, fd: int) -> None:
+def replace(sock: Any, fd: int, *, is_bound: bool = True) -> None:
     """Puts the file of a new descriptor, which is closed, in the place of a socket's own.
 
-    With the options, and bound as that one is.
+    With the options, and, with ``is_bound``, bound as that one is: a connect() that came to
+    nothing has given it a port, too.
     """
     address = local_address(sock)
     family = _stdlib.AF_INET if len(address) == 2 else _stdlib.AF_INET6
@@ -156,7 +157,7 @@ def replace(sock: Any, fd: int) -> None:
     try:
         set_values(fresh, values(sock, OF_INET6 if family == _stdlib.AF_INET6 else OF_INET))
         # While the old one has the port this takes SO_REUSEADDR at both, as servers have it.
-        is_to_be_bound = address[1] != 0 and not _binds(fresh, address)
+        is_to_be_bound = is_bound and address[1] != 0 and not _binds(fresh, address)
         _smcsock.replace(sock, fd)
         if is_to_be_bound:
             _bind(fresh, address)

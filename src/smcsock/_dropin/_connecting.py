@@ -59,7 +59,7 @@ def _connect(before: _Method) -> _Method:
             except HandshakeInterruptedError as error:
                 if error.was_bound or not _files.is_of_program(self):
                     raise  # the port may be another's by the time that it is bound again
-                _options.become_smc(self)
+                _options.renew(self)
         if file is not None:
             _files.made(self, _smcsock.inode(self), file, address)
             _files.check(self, file)
@@ -83,7 +83,7 @@ def _connect_ex(before: _Method) -> _Method:
         may_renew = _plain.gettimeout(self) is None and _is_unbound_smc(self)
         outcome = ask(self, address)
         while outcome == errno.EINTR and may_renew:
-            _options.become_smc(self)
+            _options.renew(self)
             outcome = ask(self, address)
         if file is not None:
             if outcome == 0:
@@ -180,7 +180,7 @@ def _setsockopt(before: _Method) -> _Method:
 def _share_port(sock: Any, file: File, refused: OSError) -> None:
     """Becomes a socket that can share its port: of IPPROTO_SMC, or TCP before Linux 6.11."""
     try:
-        _options.become_smc(sock, shared=True)
+        _options.share_port(sock)
     except OSError:
         if file.settings.require_smc:
             raise refused from None

@@ -8,7 +8,7 @@ from .._opening import open_ipproto_smc
 from . import _plain
 from ._files import File, move
 
-__all__ = ["become_hollow", "become_smc", "become_tcp", "exchange", "limit_buffers"]
+__all__ = ["become_hollow", "become_tcp", "exchange", "limit_buffers", "renew", "share_port"]
 
 
 def become_hollow(sock: Any, file: File, note: str) -> None:
@@ -26,20 +26,21 @@ def become_tcp(sock: Any, file: File, note: str) -> None:
     file.note, file.is_hollow = note, False
 
 
-def become_smc(sock: Any, *, shared: bool = False) -> None:
-    """Becomes a new SMC socket; ``shared``: one that can share its port (Linux 6.11)."""
-    family = _plain.family_of(sock)
-    if shared:
-        fd = open_ipproto_smc(family)
-    else:
-        fd = _smcsock.socket(_plain.SOCK_STREAM, int(family == _plain.AF_INET6))
-    exchange(sock, fd)
+def share_port(sock: Any) -> None:
+    """Becomes an SMC socket that can share its port (Linux 6.11)."""
+    exchange(sock, open_ipproto_smc(_plain.family_of(sock)))
 
 
-def exchange(sock: Any, fd: int) -> None:
+def renew(sock: Any) -> None:
+    """Becomes a new SMC socket, bound to nothing: a connect() of this one came to nothing."""
+    is_ipv6 = _plain.family_of(sock) == _plain.AF_INET6
+    exchange(sock, _smcsock.socket(_plain.SOCK_STREAM, int(is_ipv6)), is_bound=False)
+
+
+def exchange(sock: Any, fd: int, *, is_bound: bool = True) -> None:
     """Takes the file of a new descriptor in the place of its own, and closes that descriptor."""
     inode = _smcsock.inode(sock)
-    _options.replace(sock, fd)
+    _options.replace(sock, fd, is_bound=is_bound)
     move(inode, _smcsock.inode(sock))
 
 
