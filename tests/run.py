@@ -60,7 +60,7 @@ ESSENTIAL = {
 }
 """What is run if nothing is asked for, and gives an answer in minutes: run to test files."""
 
-HOST_LIMIT, GUEST_LIMIT = 1800, 3000
+HOST_LIMIT, GUEST_LIMIT = 1800, 4200
 """Seconds that pytest may take."""
 
 WANT_OF_SMC = re.compile(r"no SMC|without SMC|in a guest", re.IGNORECASE)
