@@ -1,6 +1,7 @@
 """uvicorn and gunicorn, which are given a listening SMC socket."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -84,10 +85,14 @@ def running(*arguments: str) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("control_socket")
-def test_gunicorn_under_run(tmp_path: Path, mode: Mode) -> None:
+@pytest.mark.parametrize("options", [(), ("--preload", "-u", "nobody", "-g", "nogroup")], ids=str)
+def test_gunicorn_under_run(options: tuple[str, ...], tmp_path: Path, mode: Mode) -> None:
+    """Its workers too, which may run as another user than the master that has the report."""
+    if options and os.geteuid() != 0:
+        pytest.skip("only root can become another user")
     port = free_port()
     arguments = f"--bind=127.0.0.1:{port}", "--workers=2", "--log-level=warning", "wsgi:app"
-    program = Program(tmp_path, "--children", "-m", "gunicorn", *arguments)
+    program = Program(tmp_path, "--children", "-m", "gunicorn", *options, *arguments)
     with program.running():
         check_two_workers(port, mode)
     assert program.connections() == {("accept", mode, None): 2}
