@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections import deque
 from collections.abc import Callable
 from socket import SO_ACCEPTCONN, SOL_SOCKET
 from typing import Any, TypeAlias
@@ -129,13 +130,13 @@ def _wake(listener: Any) -> None:
     try:
         address = _plain.local_address(listener)
         sock = _waker(_plain.family_of(listener))
-        try:
-            sock.setblocking(False)
-            sock.connect_ex(address)
-        finally:
-            sock.close()
+        sock.setblocking(False)
+        sock.connect_ex(address)
     except OSError:
         return  # it was closed meanwhile
+    _wakers.append(sock)
+    if len(_wakers) > _MANY:
+        _wakers.popleft().close()
 
 
 def _waker(family: int) -> Any:
@@ -147,6 +148,12 @@ def _waker(family: int) -> Any:
     # TCP is forbidden to this process ('run --require-smc --children').
     fd = _smcsock.socket(_plain.SOCK_STREAM, int(family == _plain.AF_INET6))
     return _plain.socket(family, _plain.SOCK_STREAM, 0, fd)
+
+
+_MANY = 16
+
+_wakers: deque[Any] = deque()
+"""The last that were needed. An SMC connection that is closed too early is never accepted."""
 
 
 METHODS = {"_accept": _accept, "listen": _listen, "shutdown": _shutdown}
