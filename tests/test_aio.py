@@ -1029,7 +1029,9 @@ def test_options_of_listeners() -> None:
         ) as server:
             assert options(server) == [0, 1]
         for value in (None, True, False, 1, 0):
-            settings: Any = {"reuse_address": value, "reuse_port": value, "start_serving": value}
+            settings: Any = {"reuse_address": value, "start_serving": value}
+            if VM_KERNEL != "6.1":  # which shares no port of SMC
+                settings["reuse_port"] = value
             async with (
                 await aio.start_server(greet, "127.0.0.1", 0, **settings) as server,
                 await asyncio.start_server(greet, "127.0.0.1", 0, **settings) as oracle,
