@@ -86,6 +86,7 @@ typedef struct {
     size_t presentations_count;
     atomic_bool opens_directly;
     PyObject *handshake_interrupted; /* the exception, see its documentation */
+    PyObject *record_type;
     PyObject *audit;       /* sys.audit: PySys_Audit() is in no limited API before 3.13 */
     PyObject *family;      /* the member of _socket.socket, whatever a subclass says */
     PyObject *str_socket_bind;
@@ -1174,8 +1175,15 @@ struct smc_diag_msg {
     __aligned_u64 diag_inode;
 };
 
-/* CONNINFO, LGRINFO and DMBINFO: the others come unasked. */
-#define SMC_DIAG_EXTENSIONS ((1u << (1 - 1)) | (1u << (2 - 1)) | (1u << (4 - 1)))
+/* Its attributes, and what a kernel that knows them gives at least.  CONNINFO, LGRINFO
+   and DMBINFO have to be asked for. */
+enum { CONNINFO = 1, LGRINFO, SHUTDOWN, DMBINFO, FALLBACK, ATTRIBUTES };
+#define SMC_DIAG_EXTENSIONS \
+    ((1u << (CONNINFO - 1)) | (1u << (LGRINFO - 1)) | (1u << (DMBINFO - 1)))
+
+static const size_t attribute_sizes[ATTRIBUTES] = {
+    [CONNINFO] = 76, [LGRINFO] = 147, [SHUTDOWN] = 1, [DMBINFO] = 40, [FALLBACK] = 8,
+};
 
 /* The kernel fills at most this much of a dump at a time (smc_diag.c). */
 #define DIAG_BUFFER_SIZE 65536
@@ -1214,7 +1222,7 @@ typedef struct {
 /* A question to sock_diag and the records that answer it, each a netlink message.
    Used without the GIL, hence malloc(). */
 typedef struct {
-    wanted_socket *wanted; /* in the order of their inodes; NULL for all sockets */
+    wanted_socket *wanted; /* in the order of their inodes; NULL for all of a datagram */
     size_t count;
     size_t missing;
     unsigned parts; /* datagrams that the last dump came in */
@@ -1400,15 +1408,169 @@ parse_inodes(PyObject *arg, diag_query *query)
     return true;
 }
 
+/* ---- A record as a Python object */
+
+enum { MODE, REASON, PEER_REASON, LOCAL, PEER, SOCKET_FAMILY, STATE, SHUT_DOWN, INTERFACE,
+       UID, INODE, COOKIE, CONNECTION, LINK_GROUP, DMB, RECORD_FIELDS };
+
+static PyStructSequence_Field record_fields[] = {
+    {"mode", "SMC_DIAG_MODE_*; that of SMC-R is also what is undecided"},
+    {"reason", "of a fallback, 0 for none"},
+    {"peer_reason", "the peer's diagnosis, 0 for none"},
+    {"local", "address, None if it has no port"},
+    {"peer", "address, None if it has no port"},
+    {"family", "that the socket was opened with"},
+    {"state", "enum smc_state"},
+    {"shutdown", "bit 0 for receiving, bit 1 for sending"},
+    {"interface", "index of the interface it is bound to"},
+    {"uid", "of its owner"},
+    {"inode", "of the socket"},
+    {"cookie", "of the socket"},
+    {"connection", "struct smc_diag_conninfo as bytes, or None"},
+    {"link_group", "struct smc_diag_lgrinfo as bytes, or None"},
+    {"dmb", "struct smcd_diag_dmbinfo as bytes, or None"},
+    {NULL, NULL},
+};
+
+static PyStructSequence_Desc record_desc = {
+    .name = "smcsock._smcsock.Record",
+    .doc = "What the kernel's smc_diag tells of a socket (linux/smc_diag.h).",
+    .fields = record_fields,
+    .n_in_sequence = RECORD_FIELDS,
+};
+
+/* A socket address as Python has it; None without a port, which no SMC socket has that is
+   bound or connected. */
 static PyObject *
-build_records(diag_query *query)
+build_host_port(int family, const void *host, uint16_t port)
+{
+    char text[INET6_ADDRSTRLEN];
+    if (port == 0) {
+        Py_RETURN_NONE;
+    }
+    if (inet_ntop(family, host, text, sizeof text) == NULL) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return family == AF_INET6 ? Py_BuildValue("siii", text, ntohs(port), 0, 0)
+                              : Py_BuildValue("si", text, ntohs(port));
+}
+
+/* The IP family of the addresses.  A socket of AF_SMC does not say it: its IPv4 addresses
+   take the first of four words, and the kernel clears the others. */
+static int
+inet_of_record(const struct smc_diag_msg *record)
+{
+    static const uint32_t none[3];
+    if (record->diag_family != AF_SMC) {
+        return record->diag_family == AF_INET6 ? AF_INET6 : AF_INET;
+    }
+    return memcmp(record->id.idiag_src + 1, none, sizeof none) == 0 &&
+                   memcmp(record->id.idiag_dst + 1, none, sizeof none) == 0
+               ? AF_INET
+               : AF_INET6;
+}
+
+/* What the attributes of a record say: the last of each kind, none that is cut off. */
+typedef struct {
+    const char *payload[ATTRIBUTES]; /* NULL for none */
+    size_t size[ATTRIBUTES];
+} record_attributes;
+
+static void
+find_attributes(const char *at, size_t left, record_attributes *found)
+{
+    struct nlattr header;
+    while (left >= sizeof header) {
+        memcpy(&header, at, sizeof header);
+        if (header.nla_len < sizeof header) {
+            return;
+        }
+        size_t length = header.nla_len < left ? header.nla_len : left;
+        if (header.nla_type < ATTRIBUTES &&
+            length - sizeof header >= attribute_sizes[header.nla_type]) {
+            found->payload[header.nla_type] = at + sizeof header;
+            found->size[header.nla_type] = length - sizeof header;
+        }
+        length = (length + NLA_ALIGNTO - 1) & ~(size_t)(NLA_ALIGNTO - 1);
+        if (length >= left) {
+            return;
+        }
+        at += length;
+        left -= length;
+    }
+}
+
+static PyObject *
+build_attribute(const record_attributes *found, int kind)
+{
+    if (found->payload[kind] == NULL) {
+        Py_RETURN_NONE;
+    }
+    return PyBytes_FromStringAndSize(found->payload[kind], (Py_ssize_t)found->size[kind]);
+}
+
+/* A message of at least a struct smc_diag_msg; ``inet`` is the IP family of the addresses,
+   AF_UNSPEC if only the record can tell. */
+static PyObject *
+build_record(PyObject *type, const struct nlmsghdr *header, int inet)
+{
+    struct smc_diag_msg record;
+    record_attributes found = {0};
+    uint32_t reasons[2] = {0, 0};
+    const char *data = NLMSG_DATA(header);
+    PyObject *result = PyStructSequence_New((PyTypeObject *)type);
+    if (result == NULL) {
+        return NULL;
+    }
+    memcpy(&record, data, sizeof record);
+    find_attributes(data + sizeof record,
+                    header->nlmsg_len - NLMSG_LENGTH(sizeof record), &found);
+    if (found.payload[FALLBACK] != NULL) {
+        memcpy(reasons, found.payload[FALLBACK], sizeof reasons);
+    }
+    if (found.payload[SHUTDOWN] != NULL) {
+        record.diag_shutdown = (uint8_t)found.payload[SHUTDOWN][0];
+    }
+    if (inet == AF_UNSPEC) {
+        inet = inet_of_record(&record);
+    }
+    PyObject *values[RECORD_FIELDS] = {
+        [MODE] = PyLong_FromLong(record.diag_mode),
+        [REASON] = PyLong_FromUnsignedLong(reasons[0]),
+        [PEER_REASON] = PyLong_FromUnsignedLong(reasons[1]),
+        [LOCAL] = build_host_port(inet, record.id.idiag_src, record.id.idiag_sport),
+        [PEER] = build_host_port(inet, record.id.idiag_dst, record.id.idiag_dport),
+        [SOCKET_FAMILY] = PyLong_FromLong(record.diag_family),
+        [STATE] = PyLong_FromLong(record.diag_state),
+        [SHUT_DOWN] = PyLong_FromLong(record.diag_shutdown),
+        [INTERFACE] = PyLong_FromUnsignedLong(record.id.idiag_if),
+        [UID] = PyLong_FromUnsignedLong(record.diag_uid),
+        [INODE] = PyLong_FromUnsignedLongLong(record.diag_inode),
+        [COOKIE] = PyLong_FromUnsignedLongLong((uint64_t)record.id.idiag_cookie[1] << 32 |
+                                               record.id.idiag_cookie[0]),
+        [CONNECTION] = build_attribute(&found, CONNINFO),
+        [LINK_GROUP] = build_attribute(&found, LGRINFO),
+        [DMB] = build_attribute(&found, DMBINFO),
+    };
+    bool ok = true;
+    for (Py_ssize_t i = 0; i < RECORD_FIELDS; i++) {
+        ok = ok && values[i] != NULL;
+        PyStructSequence_SetItem(result, i, values[i]);
+    }
+    if (!ok) {
+        Py_CLEAR(result);
+    }
+    return result;
+}
+
+static PyObject *
+build_records(PyObject *type, diag_query *query)
 {
     PyObject *records = PyList_New(0);
     size_t left = query->size;
     struct nlmsghdr *header = (struct nlmsghdr *)(void *)query->records;
     for (; records != NULL && left > 0 && header != NULL; header = next_message(header, &left)) {
-        PyObject *record = PyBytes_FromStringAndSize(NLMSG_DATA(header),
-                                                     header->nlmsg_len - NLMSG_HDRLEN);
+        PyObject *record = build_record(type, header, AF_UNSPEC);
         if (record == NULL || PyList_Append(records, record) < 0) {
             Py_CLEAR(records);
         }
@@ -1418,28 +1580,22 @@ build_records(diag_query *query)
 }
 
 PyDoc_STRVAR(records_doc,
-"records($module, inodes=None, /)\n--\n\n"
-"The kernel's sock_diag records of SMC sockets: of those with the inodes, an\n"
-"iterable of int, or of all in the network namespace.\n\n"
-"A record is a struct smc_diag_msg and its attributes (linux/smc_diag.h), as bytes.\n"
-"Inodes that the kernel does not list have none.  Of all sockets, one may be missing\n"
-"or there twice while others come and go.\n\n"
+"records($module, inodes, /)\n--\n\n"
+"The kernel's sock_diag records of the SMC sockets with these inodes, an iterable of\n"
+"int; those that the kernel does not list have none.\n\n"
 "Raises OSError; ENOENT means that the kernel has no smc_diag.");
 
 static PyObject *
-smcsock_records(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs)
+smcsock_records(PyObject *module, PyObject *inodes)
 {
+    module_state *state = PyModule_GetState(module);
     diag_query query = {0};
     PyObject *records = NULL;
     int error = 0;
-    if (nargs > 1) {
-        return PyErr_Format(PyExc_TypeError, "records() takes at most 1 argument (%zd given)",
-                            nargs);
-    }
-    if (nargs == 1 && args[0] != Py_None && !parse_inodes(args[0], &query)) {
+    if (!parse_inodes(inodes, &query)) {
         goto done;
     }
-    if (query.wanted == NULL || query.count > 0) {
+    if (query.count > 0) {
         Py_BEGIN_ALLOW_THREADS
         error = run_query(&query, 3);
         Py_END_ALLOW_THREADS
@@ -1449,17 +1605,46 @@ smcsock_records(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n
         PyErr_SetFromErrno(PyExc_OSError);
         goto done;
     }
-    records = build_records(&query);
+    records = build_records(state->record_type, &query);
 done:
     free(query.wanted);
     free(query.records);
     return records;
 }
 
+PyDoc_STRVAR(parse_doc,
+"parse($module, datagram, /)\n--\n\n"
+"The records of a datagram that sock_diag answers with, bytes, and whether it is the\n"
+"last one.  Raises the OSError that it has in their place.");
+
+static PyObject *
+smcsock_parse(PyObject *module, PyObject *datagram)
+{
+    module_state *state = PyModule_GetState(module);
+    diag_query query = {0};
+    PyObject *records = NULL;
+    char *buffer;
+    Py_ssize_t size;
+    int error = 0;
+    if (PyBytes_AsStringAndSize(datagram, &buffer, &size) < 0) {
+        return NULL;
+    }
+    bool is_last = scan_datagram(&query, buffer, (size_t)size, &error);
+    if (error != 0) {
+        errno = error;
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+    else {
+        records = build_records(state->record_type, &query);
+    }
+    free(query.records);
+    return records == NULL ? NULL : Py_BuildValue("NN", records, PyBool_FromLong(is_last));
+}
+
 PyDoc_STRVAR(diag_doc,
 "_diag($self, /)\n--\n\n"
-"The kernel's sock_diag record of the socket, as of records(); None if the kernel\n"
-"lists none with the descriptor's inode.");
+"The kernel's sock_diag record of the socket; None if it lists none with the\n"
+"descriptor's inode.");
 
 static PyObject *
 socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args),
@@ -1467,8 +1652,8 @@ socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args)
 {
     call c;
     struct stat status;
-    int error;
-    if (!begin_call(&c, self, type, "_diag", kwnames, nargs, 0) ||
+    int error, family;
+    if (!begin_call(&c, self, type, "_diag", kwnames, nargs, 0) || !family_of(&c, &family) ||
         !get_fd(&c)) {
         return NULL;
     }
@@ -1489,9 +1674,8 @@ socket_diag(PyObject *self, PyTypeObject *type, PyObject *const *Py_UNUSED(args)
         record = Py_NewRef(Py_None);
     }
     else {
-        struct nlmsghdr *header = (struct nlmsghdr *)(void *)query.records;
-        record = PyBytes_FromStringAndSize(NLMSG_DATA(header),
-                                           header->nlmsg_len - NLMSG_HDRLEN);
+        record = build_record(c.state->record_type, (struct nlmsghdr *)(void *)query.records,
+                              family);
     }
     free(query.records);
     return record;
@@ -1923,7 +2107,8 @@ static PyMethodDef module_methods[] = {
     FUNCTION("replace", smcsock_replace, replace_doc),
     FUNCTION("map_shared", smcsock_map_shared, map_shared_doc),
     {"identify", smcsock_identify, METH_O, identify_doc},
-    FUNCTION("records", smcsock_records, records_doc),
+    {"records", smcsock_records, METH_O, records_doc},
+    {"parse", smcsock_parse, METH_O, parse_doc},
     FUNCTION("present", smcsock_present, present_doc),
     {"open_directly", smcsock_open_directly, METH_O, open_directly_doc},
     {NULL, NULL, 0, NULL},
@@ -2042,6 +2227,14 @@ add_handshake_interrupted(PyObject *module, module_state *state)
 }
 
 static bool
+add_record_type(PyObject *module, module_state *state)
+{
+    state->record_type = (PyObject *)PyStructSequence_NewType(&record_desc);
+    return state->record_type != NULL &&
+           PyModule_AddObjectRef(module, "Record", state->record_type) == 0;
+}
+
+static bool
 make_constants(module_state *state)
 {
     return (state->str_socket_new = PyUnicode_InternFromString("socket.__new__")) != NULL &&
@@ -2060,7 +2253,8 @@ module_exec(PyObject *module)
         (state->str_socket_connect = PyUnicode_InternFromString("socket.connect")) == NULL ||
         !make_constants(state) ||
         (state->opening_type = PyType_FromModuleAndSpec(module, &opening_spec, NULL)) == NULL ||
-        !add_handshake_interrupted(module, state) || !add_socket_methods(module) ||
+        !add_handshake_interrupted(module, state) || !add_record_type(module, state) ||
+        !add_socket_methods(module) ||
         PyModule_AddIntMacro(module, AF_SMC) < 0 ||
         PyModule_AddIntMacro(module, SMCPROTO_SMC) < 0 ||
         PyModule_AddIntMacro(module, SMCPROTO_SMC6) < 0 ||
@@ -2091,6 +2285,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
         Py_VISIT(state->presentations[i].proto);
     }
     Py_VISIT(state->handshake_interrupted);
+    Py_VISIT(state->record_type);
     Py_VISIT(state->audit);
     Py_VISIT(state->family);
     Py_VISIT(state->str_socket_bind);
@@ -2119,6 +2314,7 @@ module_clear(PyObject *module)
         Py_CLEAR(p->proto);
     }
     Py_CLEAR(state->handshake_interrupted);
+    Py_CLEAR(state->record_type);
     Py_CLEAR(state->audit);
     Py_CLEAR(state->family);
     Py_CLEAR(state->str_socket_bind);

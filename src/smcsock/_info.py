@@ -1,20 +1,20 @@
-"""The kernel's record of an SMC socket, decoded.
+"""The kernel's record of an SMC socket as objects.
 
 Source: include/uapi/linux/smc_diag.h and net/smc/smc_diag.c in the Linux kernel;
-the cursors and flags are those of RFC 7609. All numbers of a record are in the
-byte order of the host but for the ports and IP addresses.
+the cursors and flags are those of RFC 7609. All numbers are in the byte order of the host.
 """
 
 import struct
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum, IntFlag, StrEnum
-from socket import AF_INET, AF_INET6, AddressFamily, inet_ntop
-from typing import Any, Protocol, TypeAlias
+from enum import IntFlag
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from ._reasons import Reason, reason
 from ._sock_diag import ask
+from ._state import Mode, State, mode_of
+
+if TYPE_CHECKING:
+    from ._smcsock import Record
 
 __all__ = [
     "Connection",
@@ -30,31 +30,6 @@ __all__ = [
 ]
 
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
-
-
-class Mode(StrEnum):
-    """How a connection carries its data."""
-
-    SMCD = "SMC-D"
-    SMCR = "SMC-R"
-    TCP = "TCP"
-
-
-class State(IntEnum):
-    """State of an SMC socket (enum smc_state of net/smc/smc.h)."""
-
-    ACTIVE = 1
-    INIT = 2
-    CLOSED = 7
-    LISTEN = 10
-    PEERCLOSEWAIT1 = 20
-    PEERCLOSEWAIT2 = 21
-    APPCLOSEWAIT1 = 22
-    APPCLOSEWAIT2 = 23
-    APPFINCLOSEWAIT = 24
-    PEERFINCLOSEWAIT = 25
-    PEERABORTWAIT = 26
-    PROCESSABORT = 27
 
 
 class ProducerFlag(IntFlag):
@@ -194,57 +169,22 @@ class SmcInfo:
         return f"{self.mode} ({why})" if why else str(self.mode)
 
 
+_STATES: dict[int, State] = {int(state): state for state in State}
+
+
 def _state_name(state: State | int) -> str:
     return state.name.lower() if isinstance(state, State) else f"state {state}"
 
 
-# struct smc_diag_msg: family, state, mode, shutdown; source and destination port
-# (big-endian) and address, interface, cookie (struct inet_diag_sockid); uid, inode.
-_MSG = struct.Struct("=4B 2s2s 16s16s I 2I I Q")
-_ATTRIBUTE = struct.Struct("=HH")
-_CONNINFO, _LGRINFO, _SHUTDOWN, _DMBINFO, _FALLBACK = range(1, 6)
-
-_CONNINFO_STRUCT = struct.Struct("=4I 32x 4B 24x")  # but for its cursors
+_CONNINFO = struct.Struct("=4I 32x 4B 24x")  # but for its cursors
 _CURSOR = struct.Struct("=2xHI")
-_LGRINFO_STRUCT = struct.Struct("=B 64s B 40s 40s B")
-_DMBINFO_STRUCT = struct.Struct("=I 4x 4Q")
+_LGRINFO = struct.Struct("=B 64s B 40s 40s B")
+_DMBINFO = struct.Struct("=I 4x 4Q")
 _DMBINFO_EXT = struct.Struct("=2Q")  # from Linux 6.8 on
-_FALLBACK_STRUCT = struct.Struct("=2I")
-
-_SIZES = {
-    _CONNINFO: _CONNINFO_STRUCT.size,
-    _LGRINFO: _LGRINFO_STRUCT.size,
-    _SHUTDOWN: 1,
-    _DMBINFO: _DMBINFO_STRUCT.size,
-    _FALLBACK: _FALLBACK_STRUCT.size,
-}
-
-_MODES = {1: Mode.TCP, 2: Mode.SMCD}
-_STATES: dict[int, State] = {int(state): state for state in State}
-
-
-def _attributes(record: bytes) -> Iterator[tuple[int, bytes]]:
-    """The attributes of a record, kind and payload; unknown and truncated ones left out."""
-    at = _MSG.size
-    while at + _ATTRIBUTE.size <= len(record):
-        length, kind = _ATTRIBUTE.unpack_from(record, at)
-        if length < _ATTRIBUTE.size:
-            break
-        payload = record[at + _ATTRIBUTE.size : at + length]
-        if len(payload) >= _SIZES.get(kind, sys.maxsize):
-            yield kind, payload
-        at += (length + 3) & ~3
-
-
-def _address(family: int, host: bytes, port: bytes) -> Address:
-    number = int.from_bytes(port, "big")
-    if family == AF_INET6:
-        return inet_ntop(AF_INET6, host), number, 0, 0
-    return inet_ntop(AF_INET, host[:4]), number
 
 
 def _connection(payload: bytes) -> Connection:
-    token, sndbuf, rmbe, peer_rmbe, *flags = _CONNINFO_STRUCT.unpack_from(payload)
+    token, sndbuf, rmbe, peer_rmbe, *flags = _CONNINFO.unpack_from(payload)
     rx_prod, rx_cons, tx_prod, tx_cons = (
         Cursor(*_CURSOR.unpack_from(payload, 16 + 8 * i)) for i in range(4)
     )
@@ -273,7 +213,7 @@ def _text(field: bytes) -> str:
 
 
 def _link_group(payload: bytes) -> LinkGroup:
-    link_id, device, port, gid, peer_gid, role = _LGRINFO_STRUCT.unpack_from(payload)
+    link_id, device, port, gid, peer_gid, role = _LGRINFO.unpack_from(payload)
     return LinkGroup(
         role="server" if role else "client",
         link_id=link_id,
@@ -290,123 +230,49 @@ def whole_gid(gid: int, extension: int) -> int:
 
 
 def _dmb(payload: bytes) -> Dmb:
-    link_id, peer_gid, gid, token, peer_token = _DMBINFO_STRUCT.unpack_from(payload)
-    if len(payload) >= _DMBINFO_STRUCT.size + _DMBINFO_EXT.size:
-        peer_ext, ext = _DMBINFO_EXT.unpack_from(payload, _DMBINFO_STRUCT.size)
+    link_id, peer_gid, gid, token, peer_token = _DMBINFO.unpack_from(payload)
+    if len(payload) >= _DMBINFO.size + _DMBINFO_EXT.size:
+        peer_ext, ext = _DMBINFO_EXT.unpack_from(payload, _DMBINFO.size)
         gid = whole_gid(gid, ext)
         peer_gid = whole_gid(peer_gid, peer_ext)
     return Dmb(link_id, gid, peer_gid, token, peer_token)
 
 
-def decode(record: bytes, family: int, *, details: bool = True) -> SmcInfo:
-    """A sock_diag record of a socket of IP family ``family`` as an SmcInfo.
+def decode(record: "Record", *, details: bool = True) -> SmcInfo:
+    """The kernel's record of a socket as an SmcInfo.
 
-    Without ``details`` the connection, the link group and the DMBs are left out, which
-    takes a third of the time.
+    Without ``details`` the connection, the link group and the DMBs are left out.
     """
-    if not details:
-        return _outline(record, family)
-    (
-        diag_family,
-        state,
-        mode,
-        shutdown,
-        sport,
-        dport,
-        src,
-        dst,
-        interface,
-        cookie_low,
-        cookie_high,
-        uid,
-        inode,
-    ) = _MSG.unpack_from(record)
-    fields: dict[str, Any] = {"mode": _MODES.get(mode)}
-    for kind, payload in _attributes(record):
-        if kind == _CONNINFO:
-            # Mode 0 is SMC-R but also everything that is undecided; a socket
-            # without a connection to a link group has no CONNINFO.
-            if mode == 0:
-                fields["mode"] = Mode.SMCR
-            fields["connection"] = _connection(payload)
-        elif kind == _LGRINFO:
-            fields["link_group"] = _link_group(payload)
-        elif kind == _DMBINFO:
-            fields["dmb"] = _dmb(payload)
-        elif kind == _SHUTDOWN:
-            shutdown = payload[0]
-        elif kind == _FALLBACK:
-            code, peer_code = _FALLBACK_STRUCT.unpack_from(payload)
-            fields["reason"] = reason(code) if code else None
-            fields["peer_reason"] = reason(peer_code) if peer_code else None
-    if sport != b"\0\0":
-        fields["local"] = _address(family, src, sport)
-    if dport != b"\0\0":
-        fields["peer"] = _address(family, dst, dport)
+    connection, link_group, dmb = record[-3:] if details else (None, None, None)
     return SmcInfo(
-        family=diag_family,
-        state=_STATES.get(state, state),
-        shutdown=shutdown,
-        interface=interface,
-        uid=uid,
-        inode=inode,
-        cookie=cookie_high << 32 | cookie_low,
-        **fields,
+        mode_of(record),
+        reason(record.reason) if record.reason else None,
+        reason(record.peer_reason) if record.peer_reason else None,
+        record.local,
+        record.peer,
+        record.family,
+        _STATES.get(record.state, record.state),
+        record.shutdown,
+        record.interface,
+        record.uid,
+        record.inode,
+        record.cookie,
+        None if connection is None else _connection(connection),
+        None if link_group is None else _link_group(link_group),
+        None if dmb is None else _dmb(dmb),
     )
 
 
-class _InetSocket(Protocol):
+class _Socket(Protocol):
     """A smcsock.socket, as far as this module needs it."""
 
-    _inet: AddressFamily
-
-    def _diag(self) -> bytes | None: ...
+    def _diag(self) -> "Record | None": ...
 
 
-def _outline(record: bytes, family: int) -> SmcInfo:
-    """decode() without the details, for tables of many sockets."""
-    header = _MSG.unpack_from(record)
-    diag_family, state, mode, shutdown, sport, dport, src, dst, interface, low, high, uid, inode = (
-        header
-    )
-    known = _MODES.get(mode)
-    why = peer_why = None
-    at, end = _MSG.size, len(record) - _ATTRIBUTE.size
-    while at <= end:
-        length, kind = _ATTRIBUTE.unpack_from(record, at)
-        if length < _ATTRIBUTE.size:
-            break
-        if min(at + length, len(record)) < at + _ATTRIBUTE.size + _SIZES.get(kind, 0):
-            pass  # truncated
-        elif kind == _CONNINFO and mode == 0:
-            known = Mode.SMCR
-        elif kind == _SHUTDOWN:
-            shutdown = record[at + _ATTRIBUTE.size]
-        elif kind == _FALLBACK:
-            code, peer_code = _FALLBACK_STRUCT.unpack_from(record, at + _ATTRIBUTE.size)
-            why = reason(code) if code else None
-            peer_why = reason(peer_code) if peer_code else None
-        at += (length + 3) & ~3
-    return SmcInfo(
-        known,
-        why,
-        peer_why,
-        None if sport == b"\0\0" else _address(family, src, sport),
-        None if dport == b"\0\0" else _address(family, dst, dport),
-        diag_family,
-        _STATES.get(state, state),
-        shutdown,
-        interface,
-        uid,
-        inode,
-        high << 32 | low,
-    )
-
-
-def query(sock: _InetSocket) -> SmcInfo | None:
+def query(sock: _Socket) -> SmcInfo | None:
     """Asks the kernel for the record of an SMC socket; None if it lists none.
 
     Raises DiagUnavailableError where smc_diag is missing, else OSError.
     """
     record = ask(sock._diag)
-    return None if record is None else decode(record, sock._inet)
+    return None if record is None else decode(record)

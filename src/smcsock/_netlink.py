@@ -11,11 +11,22 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from ._errors import CONFINED
 
-__all__ = ["NETLINK_SOCK_DIAG", "NLM_F_ACK", "NLM_F_DUMP", "NLM_F_REQUEST", "ask", "pack"]
+__all__ = [
+    "NETLINK_SOCK_DIAG",
+    "NLM_F_ACK",
+    "NLM_F_DUMP",
+    "NLM_F_REQUEST",
+    "answers",
+    "ask",
+    "pack",
+]
+
+_T = TypeVar("_T")
 
 NETLINK_SOCK_DIAG = 4
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
@@ -38,11 +49,23 @@ def ask(protocol: int, message: bytes) -> Iterator[bytes]:
 
     The iterator raises the OSError that the kernel answers with.
     """
+    for found in answers(protocol, message, _messages):
+        yield from found
+
+
+def answers(
+    protocol: int, message: bytes, parse: Callable[[bytes], tuple[list[_T], bool]]
+) -> Iterator[list[_T]]:
+    """The same, a datagram at a time, as ``parse`` has it: what is in it, and if it is the last.
+
+    It raises the OSError that a datagram has.
+    """
     with _open(protocol) as sock:
         sock.sendto(message, (0, 0))
-        is_done = False
-        while not is_done:
-            is_done = yield from _parts(_receive(sock))
+        is_last = False
+        while not is_last:
+            found, is_last = parse(_receive(sock))
+            yield found
 
 
 def _open(protocol: int) -> socket.socket:
@@ -64,8 +87,9 @@ def _receive(sock: socket.socket) -> bytes:
     return data
 
 
-def _parts(data: bytes) -> Generator[bytes, None, bool]:
-    """The messages of a datagram; returns whether it has the last one."""
+def _messages(data: bytes) -> tuple[list[bytes], bool]:
+    """The messages of a datagram, and whether it has the last one."""
+    found: list[bytes] = []
     at = 0
     while at < len(data):
         length, kind, *_ = _HEADER.unpack_from(data, at)
@@ -76,7 +100,7 @@ def _parts(data: bytes) -> Generator[bytes, None, bool]:
             (code,) = _ERRNO.unpack_from(part, _HEADER.size)
             if code < 0:
                 raise OSError(-code, os.strerror(-code))
-            return True
+            return found, True
         if kind != _NLMSG_NOOP:
-            yield part
-    return False
+            found.append(part)
+    return found, False

@@ -7,11 +7,14 @@ import errno
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from . import _netlink, _smcsock
 from ._errors import CONFINED, DiagUnavailableError
 from ._modules import is_loaded
+
+if TYPE_CHECKING:
+    from ._smcsock import Record
 
 __all__ = ["ask", "each_record", "records"]
 
@@ -19,14 +22,14 @@ _T = TypeVar("_T")
 
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST = struct.Struct("=B2xB48x")  # struct smc_diag_req: family, extensions
-_EXTENSIONS = 0b1011  # CONNINFO, LGRINFO and DMBINFO: the others come unasked
-_NLMSG_HEADER_SIZE = 16
+# CONNINFO, which tells SMC-R from what is undecided; LGRINFO and DMBINFO. The others come unasked.
+_MODE_ONLY, _EXTENSIONS = 0b0001, 0b1011
 
 # The kernel has said so: it is asked again when it has the module.
 _was_lacking = False
 
 
-def records(inodes: Iterable[int]) -> list[bytes]:
+def records(inodes: Iterable[int]) -> list["Record"]:
     """The records of the SMC sockets with these inodes, for _info.decode().
 
     They are matched before anything becomes a Python object; those that the kernel does
@@ -36,19 +39,19 @@ def records(inodes: Iterable[int]) -> list[bytes]:
     return ask(partial(_smcsock.records, inodes))
 
 
-def each_record() -> Iterator[bytes]:
+def each_record(*, details: bool = True) -> Iterator["Record"]:
     """The records of all SMC sockets of the network namespace, for _info.decode().
 
     They come as the kernel lists them, in parts: while sockets come and go, one may be
-    missing or listed twice. The iterator raises DiagUnavailableError where smc_diag is
-    missing, else OSError.
+    missing or listed twice. Without ``details`` they have no link group and no DMBs. The
+    iterator raises DiagUnavailableError where smc_diag is missing, else OSError.
     """
-    request = _REQUEST.pack(_smcsock.AF_SMC, _EXTENSIONS)
+    request = _REQUEST.pack(_smcsock.AF_SMC, _EXTENSIONS if details else _MODE_ONLY)
     flags = _netlink.NLM_F_REQUEST | _netlink.NLM_F_DUMP
     message = _netlink.pack(_SOCK_DIAG_BY_FAMILY, flags, request)
-    answers = _netlink.ask(_netlink.NETLINK_SOCK_DIAG, message)
-    while (answer := ask(partial(next, answers, None))) is not None:
-        yield answer[_NLMSG_HEADER_SIZE:]
+    answers = _netlink.answers(_netlink.NETLINK_SOCK_DIAG, message, _smcsock.parse)
+    while (found := ask(partial(next, answers, None))) is not None:
+        yield from found
 
 
 def ask(question: Callable[[], _T]) -> _T:

@@ -60,7 +60,7 @@ def ends(port: int) -> Ends:
     """The ends of all connections to a port, as smc_diag lists them."""
     found: Ends = Counter()
     for record in each_record():
-        info = decode(record, socket.AF_INET)
+        info = decode(record)
         if info.local and info.peer and port in (info.local[1], info.peer[1]):
             found["accept" if info.local[1] == port else "connect", info.mode] += 1
     return found
@@ -77,7 +77,7 @@ def wait_until_listening(port: int) -> None:
 
     def listens() -> bool:
         for record in each_record():
-            info = decode(record, socket.AF_INET)
+            info = decode(record)
             if info.local and info.local[1] == port:
                 return True
         return False

@@ -9,19 +9,20 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from .. import Mode, SmcInfo, State
+from .._smcsock import Record
+from .._state import Mode, State, mode_of
 
 __all__ = ["Filter", "parse_filter"]
 
-Filter: TypeAlias = Callable[[SmcInfo], bool]
+Filter: TypeAlias = Callable[[Record], bool]
 
 _UNCONNECTED = (State.LISTEN, State.INIT)
 
-_STATES: dict[str, Callable[[Any], bool]] = {
+_STATES: dict[str, Callable[[int], bool]] = {
     "all": lambda state: True,
     "connected": lambda state: state not in _UNCONNECTED,
-    "established": lambda state: state is State.ACTIVE,
-    "listening": lambda state: state is State.LISTEN,
+    "established": lambda state: state == State.ACTIVE,
+    "listening": lambda state: state == State.LISTEN,
 }
 
 _OPERATORS: dict[str, Callable[[int, int], bool]] = {
@@ -58,7 +59,7 @@ class _Parser:
 
     def parse(self) -> Filter:
         if not self._tokens:
-            return lambda info: True
+            return lambda record: True
         result = self._either()
         if self._tokens:
             raise ValueError(f"not expected here: {self._tokens[0]!r}")
@@ -77,7 +78,7 @@ class _Parser:
         while self._next() in _OR:
             self._tokens.pop(0)
             parts.append(self._all())
-        return lambda info: any(part(info) for part in parts)
+        return lambda record: any(part(record) for part in parts)
 
     def _all(self) -> Filter:
         parts = [self._one()]
@@ -85,13 +86,13 @@ class _Parser:
             if self._next() in _AND:
                 self._tokens.pop(0)
             parts.append(self._one())
-        return lambda info: all(part(info) for part in parts)
+        return lambda record: all(part(record) for part in parts)
 
     def _one(self) -> Filter:
         word = self._take("a condition").lower()
         if word in _NOT:
             negated = self._one()
-            return lambda info: not negated(info)
+            return lambda record: not negated(record)
         if word == "(":
             inner = self._either()
             if self._take("')'") != ")":
@@ -114,11 +115,11 @@ class _Parser:
             compare = _OPERATORS[self._take("an operator").lower()]
         if word in ("sport", "dport"):
             number = _port(self._take("a port").removeprefix(":"))
-            return lambda info: (address := end(info)) is not None and compare(address[1], number)
+            return lambda record: (address := end(record)) is not None and compare(address[1], number)
         if compare not in (operator.eq, operator.ne):
             raise ValueError("addresses are equal or not: = or !=")
         is_wanted = _address(self._take("an address"))
-        return lambda info: compare((address := end(info)) is not None and is_wanted(address), True)
+        return lambda record: compare((address := end(record)) is not None and is_wanted(address), True)
 
 
 def _state(name: str, *, excluded: bool) -> Filter:
@@ -129,7 +130,7 @@ def _state(name: str, *, excluded: bool) -> Filter:
         if wanted is None:
             raise ValueError(f"not a state: {name!r} ({', '.join([*_STATES, *states])})")
         is_wanted = wanted.__eq__
-    return lambda info: bool(is_wanted(info.state)) is not excluded
+    return lambda record: bool(is_wanted(record.state)) is not excluded
 
 
 def _mode(name: str) -> Filter:
@@ -137,7 +138,7 @@ def _mode(name: str) -> Filter:
     wanted = modes.get(name.lower().replace("-", ""))
     if wanted is None:
         raise ValueError(f"not a mode: {name!r} ({', '.join(modes)})")
-    return lambda info: info.mode is wanted
+    return lambda record: mode_of(record) is wanted
 
 
 def _port(text: str) -> int:

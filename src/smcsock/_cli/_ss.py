@@ -1,15 +1,15 @@
 """smcsock ss: all SMC sockets, as smcss shows them."""
 
+from __future__ import annotations
+
 import argparse
 import socket as _stdlib
 import sys
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
 
-from .. import ConnectionFlag, Cursor, Mode, ProducerFlag, Reason, SmcInfo, State
-from ..diag import Process, socket_processes
-from ..diag import iter_sockets as sockets
+from .._state import Mode, State, mode_of
+from ..diag._sockets import iter_records
 from ._address import format_address
 from ._common import ExitCode, complain, parse_seconds, put, say
 from ._diag import (
@@ -24,8 +24,18 @@ from ._diag import (
     say_table,
 )
 
+# A table takes what the kernel's records say as it is; objects are for JSON and details.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, TypeAlias
+
+    from .. import ConnectionFlag, Cursor, ProducerFlag, SmcInfo
+    from .._smcsock import Record
+    from ..diag import Process
     from ._filter import Filter
+
+    Processes: TypeAlias = dict[int, list[Process]]
 
 __all__ = ["add"]
 
@@ -124,32 +134,31 @@ def _run(options: argparse.Namespace) -> ExitCode:
         time.sleep(max(0, began + options.watch - time.monotonic()))
 
 
-def _filter(words: list[str]) -> tuple["Filter", bool]:
+def _filter(words: list[str]) -> tuple[Filter | None, bool]:
     if not words:
-        return lambda info: True, False
+        return None, False
     from ._filter import parse_filter
 
     return parse_filter(words)
 
 
-def _show(options: argparse.Namespace, is_wanted: "Filter") -> None:
-    found = _found(options, is_wanted)
-    if options.processes:
-        _show_with_processes(found, options)
-    elif options.json:
-        say_items(found)
+def _show(options: argparse.Namespace, is_wanted: Filter | None) -> None:
+    records = _records(options, is_wanted)
+    processes, hidden = _processes(options)
+    if options.json:
+        say_items(_entries(records, processes))
     else:
-        rows = (_row(info, options) for info in found)
+        rows = (_row(record, options, processes) for record in records)
         say_table(_headers(options), rows, wide=options.wide)
+    if hidden:
+        complain(f"{hidden} processes of other users do not show their sockets: try as root")
 
 
-def _show_again(options: argparse.Namespace, is_wanted: "Filter") -> None:
+def _show_again(options: argparse.Namespace, is_wanted: Filter | None) -> None:
     with kernel_errors():
         if options.json:
-            entries: list[Any] = list(_found(options, is_wanted))
-            if options.processes:
-                processes, _ = socket_processes()
-                entries = [_with_processes(info, processes) for info in entries]
+            processes, _ = _processes(options)
+            entries = list(_entries(_records(options, is_wanted), processes))
             say_json(entries, indent=None)
             return
         if sys.stdout is not None and sys.stdout.isatty():
@@ -160,42 +169,50 @@ def _show_again(options: argparse.Namespace, is_wanted: "Filter") -> None:
         say("")
 
 
-def _show_with_processes(found: Iterator[SmcInfo], options: argparse.Namespace) -> None:
-    processes, hidden = socket_processes()
-    if options.json:
-        say_items(_with_processes(info, processes) for info in found)
-    else:
-        rows = ([*_row(info, options), _users(info, processes)] for info in found)
-        say_table([*_headers(options), "Processes"], rows, wide=options.wide)
-    if hidden:
-        complain(f"{hidden} processes of other users do not show their sockets: try as root")
+def _processes(options: argparse.Namespace) -> tuple[Processes | None, int]:
+    """Who has the sockets, by inode, if that is asked for; how many processes hide theirs."""
+    if not options.processes:
+        return None, 0
+    from ..diag import socket_processes
+
+    return socket_processes()
 
 
-def _with_processes(info: SmcInfo, processes: dict[int, list[Process]]) -> dict[str, Any]:
-    return {**plain(info), "processes": plain(processes.get(info.inode or 0, []))}
+def _records(options: argparse.Namespace, is_wanted: Filter | None) -> Iterator[Record]:
+    details = options.json or _has_details(options)
+    for record in iter_records(details=details):
+        if _is_asked_for(record, options) and (is_wanted is None or is_wanted(record)):
+            yield record
 
 
-def _users(info: SmcInfo, processes: dict[int, list[Process]]) -> str:
-    users = processes.get(info.inode or 0, [])
-    return " ".join(f"{user.name}({user.pid}):{user.fd}" for user in users)
+def _has_details(options: argparse.Namespace) -> bool:
+    return bool(options.debug or options.smcd or options.smcr)
 
 
-def _found(options: argparse.Namespace, is_wanted: "Filter") -> Iterator[SmcInfo]:
-    details = options.json or options.debug or options.smcd or options.smcr
-    for info in sockets(details=details):
-        if _is_asked_for(info, options) and is_wanted(info):
-            yield info
-
-
-def _is_asked_for(info: SmcInfo, options: argparse.Namespace) -> bool:
+def _is_asked_for(record: Record, options: argparse.Namespace) -> bool:
     if options.listening:
-        return info.state is State.LISTEN
-    if not options.all and info.state in (State.LISTEN, State.INIT):
+        return record.state == _LISTEN
+    if not options.all and record.state in (_LISTEN, _INIT):
         return False
     if options.smcd or options.smcr:
-        return info.mode is (Mode.SMCD if options.smcd else Mode.SMCR)
+        return mode_of(record) is (Mode.SMCD if options.smcd else Mode.SMCR)
     return True
 
+
+def _entries(records: Iterator[Record], processes: Processes | None) -> Iterator[Any]:
+    """What JSON has of the sockets."""
+    from .._info import decode
+
+    for record in records:
+        entry = plain(decode(record))
+        if processes is not None:
+            entry["processes"] = plain(processes.get(record.inode, []))
+        yield entry
+
+
+_LISTEN, _INIT = int(State.LISTEN), int(State.INIT)
+_STATES = {int(state): state.name for state in State}
+_MODES = {None: "", **{mode: mode.replace("-", "") for mode in Mode}}
 
 _DEBUG_HEADERS = (
     "Shutd",
@@ -227,47 +244,69 @@ def _headers(options: argparse.Namespace) -> list[str]:
         headers += _SMCR_HEADERS
     else:
         headers.append("Reason")
+    if options.processes:
+        headers.append("Processes")
     return headers
 
 
-def _row(info: SmcInfo, options: argparse.Namespace) -> list[Cell]:
+def _row(
+    record: Record, options: argparse.Namespace, processes: Processes | None
+) -> list[Cell]:
     row: list[Cell] = [
-        info.state.name if isinstance(info.state, State) else f"{info.state:#x}?",
-        info.uid or 0,
-        info.inode or 0,
-        format_address(info.local) if info.local else "",
-        format_address(info.peer) if info.peer else "",
-        _interface(info.interface),
-        info.mode.replace("-", "") if info.mode else "",
+        _STATES.get(record.state) or f"{record.state:#x}?",
+        record.uid,
+        record.inode,
+        format_address(record.local) if record.local else "",
+        format_address(record.peer) if record.peer else "",
+        _interface(record.interface) if record.interface else "",
+        _MODES[mode_of(record)],
     ]
-    if options.debug:
-        row += _debug(info)
-    if options.smcd:
-        row += _smcd(info)
-    elif options.smcr:
-        row += _smcr(info)
-    else:
-        row.append(_reasons(info))
+    if _has_details(options):
+        row += _details(record, options)
+    if not (options.smcd or options.smcr):
+        row.append(_reasons(record.reason, record.peer_reason))
+    if processes is not None:
+        row.append(_users(processes.get(record.inode, [])))
     return row
 
 
-def _interface(index: int | None) -> str:
+def _interface(index: int) -> str:
     try:
-        return _stdlib.if_indextoname(index) if index else ""
+        return _stdlib.if_indextoname(index)
     except OSError:
         return str(index)
 
 
-def _reasons(info: SmcInfo) -> str:
-    texts = [_reason(info.reason)] if info.reason else []
-    if info.peer_reason:
-        texts.append(f"peer: {_reason(info.peer_reason)}")
+@lru_cache(maxsize=100)  # the same few for many sockets
+def _reasons(code: int, peer_code: int) -> str:
+    texts = [_reason(code)] if code else []
+    if peer_code:
+        texts.append(f"peer: {_reason(peer_code)}")
     return "; ".join(texts)
 
 
-def _reason(reason: Reason) -> str:
-    name = f" {reason.name}" if reason.name else ""
-    return f"0x{reason.code:08x}{name}: {reason.meaning}"
+def _reason(code: int) -> str:
+    from .._reasons import reason
+
+    known = reason(code)
+    name = f" {known.name}" if known.name else ""
+    return f"0x{code:08x}{name}: {known.meaning}"
+
+
+def _users(users: list[Process]) -> str:
+    return " ".join(f"{user.name}({user.pid}):{user.fd}" for user in users)
+
+
+def _details(record: Record, options: argparse.Namespace) -> list[Cell]:
+    from .._info import decode
+
+    info = decode(record)
+    details = _debug(info) if options.debug else []
+    if options.smcd:
+        details += _smcd(info)
+    elif options.smcr:
+        details += _smcr(info)
+    return details
 
 
 def _debug(info: SmcInfo) -> list[Cell]:

@@ -249,7 +249,7 @@ def refusal(inode: int, peer: Any, note: str) -> tuple[str, Any, SmcInfo | None]
     else:
         try:
             found = records([inode])
-            info = decode(found[0], _plain.AF_INET) if found else None
+            info = decode(found[0]) if found else None
             why = str(info or "TCP, for a reason unknown: it was no SMC socket")
         except OSError as error:  # no smc_diag, no descriptor left, no netlink in a sandbox
             why = f"TCP, for a reason unknown: {error.strerror}"

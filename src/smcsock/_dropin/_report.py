@@ -182,7 +182,7 @@ class Report:
         began = now()
         try:
             for record in records(asked):
-                info = decode(record, _plain.AF_INET)
+                info = decode(record)
                 if info.inode is not None:
                     found[info.inode] = info
         except Exception as error:

@@ -94,7 +94,7 @@ class Census:
         begin = time.monotonic()
         # Without smc_diag nothing is known, and all is missed.
         with contextlib.suppress(OSError):
-            infos = [decode(record, socket.AF_INET) for record in each_record()]
+            infos = [decode(record) for record in each_record()]
             self._count(infos)
             self._ledger.keep(dict(self._counts))
         end = time.monotonic()

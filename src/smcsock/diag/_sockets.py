@@ -4,28 +4,30 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import TypeAlias
 
 from .._errors import DiagUnavailableError
-from .._info import Address, SmcInfo, decode
-from .._smcsock import AF_SMC
+from .._opening import has_smc
+from .._smcsock import AF_SMC, Record
 from .._sock_diag import each_record
-from .._socket import has_smc
 from ._errors import diag_error, no_smc
 
-__all__ = ["iter_sockets", "sockets"]
+# The command that lists sockets makes none of the objects of _info.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
-# Of the two addresses of a struct smc_diag_msg, from byte 8 on.
-_NO_BYTES = bytes(12)
-_AF_INET, _AF_INET6 = int(socket.AF_INET), int(socket.AF_INET6)
+    from .._info import Address, SmcInfo
 
-# Family, local and remote address as in /proc/net/tcp, by both ports in hexadecimal:
-# those smc_diag tells of every socket.
-_TcpSockets: TypeAlias = dict[str, list[tuple[int, str, str]]]
+    # Family, local and remote address as in /proc/net/tcp, by both ports in hexadecimal:
+    # those smc_diag tells of every socket.
+    _TcpSockets: TypeAlias = dict[str, list[tuple[int, str, str]]]
+
+__all__ = ["iter_records", "iter_sockets", "sockets"]
+
+_UNSPECIFIED = ("0.0.0.0", "::")
 
 
-def sockets() -> list[SmcInfo]:
+def sockets() -> "list[SmcInfo]":
     """All SMC sockets of this network namespace, as ``socket.smc_info()`` describes them.
 
     Those that fell back to TCP, that listen and that are not connected yet are among
@@ -41,29 +43,37 @@ def sockets() -> list[SmcInfo]:
     return list(iter_sockets())
 
 
-def iter_sockets(*, details: bool = True) -> Iterator[SmcInfo]:
+def iter_sockets(*, details: bool = True) -> "Iterator[SmcInfo]":
     """The same as the kernel lists them, in little memory; the iterator raises the errors.
 
     Without ``details`` it leaves out ``connection``, ``link_group`` and ``dmb``, which are
     most of the work.
     """
+    from .._info import decode
+
+    return (decode(record, details=details) for record in iter_records(details=details))
+
+
+def iter_records(*, details: bool) -> Iterator[Record]:
+    """The records behind iter_sockets()."""
     seen = set()
     tcp: _TcpSockets | None = None
-    for record in _records():
-        info = decode(record, _family(record), details=details)
-        key = info.inode, info.cookie
-        if key in seen:  # the kernel may list one twice
+    for record in _records(details):
+        cookie = record.cookie
+        if cookie in seen:  # the kernel may list one twice
             continue
-        seen.add(key)
-        if _lacks_address(info):
-            tcp = tcp or _tcp_sockets()
-            info = _with_addresses(info, tcp)
-        yield info
+        seen.add(cookie)
+        local = record.local
+        if local is not None and local[0] in _UNSPECIFIED:
+            if tcp is None:
+                tcp = _tcp_sockets()
+            record = _with_addresses(record, tcp)
+        yield record
 
 
-def _records() -> Iterator[bytes]:
+def _records(details: bool) -> Iterator[Record]:
     try:
-        yield from each_record()
+        yield from each_record(details=details)
     except DiagUnavailableError:
         if has_smc():
             raise
@@ -72,40 +82,25 @@ def _records() -> Iterator[bytes]:
         raise diag_error(error, {}) from None
 
 
-def _family(record: bytes) -> int:
-    """The IP family of a record's addresses."""
-    if record[0] != AF_SMC:
-        return record[0]
-    # An IPv4 address takes the first 4 of 16 bytes; the kernel clears the others.
-    is_inet4 = record[12:24] == _NO_BYTES and record[28:40] == _NO_BYTES
-    return _AF_INET if is_inet4 else _AF_INET6
-
-
-def _lacks_address(info: SmcInfo) -> bool:
-    return info.local is not None and info.local[0] in ("0.0.0.0", "::")
-
-
-def _with_addresses(info: SmcInfo, tcp: _TcpSockets) -> SmcInfo:
+def _with_addresses(record: Record, tcp: "_TcpSockets") -> Record:
     """The same with the addresses of the TCP socket inside, if only one can be it."""
-    ports = f"{_port(info.local)}{_port(info.peer)}"
+    ports = f"{_port(record.local)}{_port(record.peer)}"
     candidates = set(tcp.get(ports, ()))
-    if info.family != AF_SMC:
-        candidates = {sock for sock in candidates if sock[0] == info.family}
+    if record.family != AF_SMC:
+        candidates = {sock for sock in candidates if sock[0] == record.family}
     if len(candidates) != 1:
-        return info
+        return record
     ((family, local, peer),) = candidates
-    return replace(
-        info,
-        local=_proc_address(family, local),
-        peer=_proc_address(family, peer) if info.peer else None,
-    )
+    before, (_, other), after = record[:3], record[3:5], record[5:]
+    addresses = _proc_address(family, local), _proc_address(family, peer) if other else None
+    return Record((*before, *addresses, *after))
 
 
-def _port(address: Address | None) -> str:
+def _port(address: "Address | None") -> str:
     return f"{address[1] if address else 0:04X}"
 
 
-def _tcp_sockets() -> _TcpSockets:
+def _tcp_sockets() -> "_TcpSockets":
     """The TCP sockets of this network namespace."""
     found: _TcpSockets = {}
     for family, name in ((socket.AF_INET, "tcp"), (socket.AF_INET6, "tcp6")):
@@ -119,7 +114,7 @@ def _tcp_sockets() -> _TcpSockets:
     return found
 
 
-def _proc_address(family: int, field: str) -> Address:
+def _proc_address(family: int, field: str) -> "Address":
     """An address of /proc/net/tcp: words of the host's byte order in hexadecimal."""
     host, _, port = field.partition(":")
     words = [int(host[at : at + 8], 16) for at in range(0, len(host), 8)]

@@ -1,0 +1,49 @@
+"""What an SMC socket is, as far as a table of many needs it: little to import, quick to tell.
+
+Source: include/uapi/linux/smc_diag.h and net/smc/smc.h in the Linux kernel.
+"""
+
+from enum import IntEnum, StrEnum
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._smcsock import Record
+
+__all__ = ["Mode", "State", "mode_of"]
+
+
+class Mode(StrEnum):
+    """How a connection carries its data."""
+
+    SMCD = "SMC-D"
+    SMCR = "SMC-R"
+    TCP = "TCP"
+
+
+class State(IntEnum):
+    """State of an SMC socket (enum smc_state of net/smc/smc.h)."""
+
+    ACTIVE = 1
+    INIT = 2
+    CLOSED = 7
+    LISTEN = 10
+    PEERCLOSEWAIT1 = 20
+    PEERCLOSEWAIT2 = 21
+    APPCLOSEWAIT1 = 22
+    APPCLOSEWAIT2 = 23
+    APPFINCLOSEWAIT = 24
+    PEERFINCLOSEWAIT = 25
+    PEERABORTWAIT = 26
+    PROCESSABORT = 27
+
+
+_MODES = {0: Mode.SMCR, 1: Mode.TCP, 2: Mode.SMCD}  # SMC_DIAG_MODE_*
+
+
+def mode_of(record: "Record") -> Mode | None:
+    """The mode of a connection, None while that is undecided."""
+    # 0 is SMC-R but also everything that is undecided; a socket without a connection to a
+    # link group has no CONNINFO.
+    if record.mode == 0 and record.connection is None:
+        return None
+    return _MODES.get(record.mode)
