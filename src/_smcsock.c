@@ -1175,6 +1175,8 @@ struct smc_diag_msg {
     __aligned_u64 diag_inode;
 };
 
+#define SMC_DIAG_MODE_SMCR 0
+
 /* Its attributes, and what a kernel that knows them gives at least.  CONNINFO, LGRINFO
    and DMBINFO have to be asked for. */
 enum { CONNINFO = 1, LGRINFO, SHUTDOWN, DMBINFO, FALLBACK, ATTRIBUTES };
@@ -1414,7 +1416,7 @@ enum { MODE, REASON, PEER_REASON, LOCAL, PEER, SOCKET_FAMILY, STATE, SHUT_DOWN, 
        UID, INODE, COOKIE, CONNECTION, LINK_GROUP, DMB, RECORD_FIELDS };
 
 static PyStructSequence_Field record_fields[] = {
-    {"mode", "SMC_DIAG_MODE_*; that of SMC-R is also what is undecided"},
+    {"mode", "SMC_DIAG_MODE_*; None while that is undecided"},
     {"reason", "of a fallback, 0 for none"},
     {"peer_reason", "the peer's diagnosis, 0 for none"},
     {"local", "address, None if it has no port"},
@@ -1500,6 +1502,17 @@ find_attributes(const char *at, size_t left, record_attributes *found)
     }
 }
 
+/* The mode of SMC-R is also what everything has that is undecided; but a socket without a
+   connection to a link group has no CONNINFO. */
+static PyObject *
+build_mode(const struct smc_diag_msg *record, const record_attributes *found)
+{
+    if (record->diag_mode == SMC_DIAG_MODE_SMCR && found->payload[CONNINFO] == NULL) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromLong(record->diag_mode);
+}
+
 static PyObject *
 build_attribute(const record_attributes *found, int kind)
 {
@@ -1535,7 +1548,7 @@ build_record(PyObject *type, const struct nlmsghdr *header, int inet)
         inet = inet_of_record(&record);
     }
     PyObject *values[RECORD_FIELDS] = {
-        [MODE] = PyLong_FromLong(record.diag_mode),
+        [MODE] = build_mode(&record, &found),
         [REASON] = PyLong_FromUnsignedLong(reasons[0]),
         [PEER_REASON] = PyLong_FromUnsignedLong(reasons[1]),
         [LOCAL] = build_host_port(inet, record.id.idiag_src, record.id.idiag_sport),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from ._reasons import Reason, reason
 from ._sock_diag import ask
-from ._state import Mode, State, mode_of
+from ._state import MODES, Mode, State
 
 if TYPE_CHECKING:
     from ._smcsock import Record
@@ -245,7 +245,7 @@ def decode(record: "Record", *, details: bool = True) -> SmcInfo:
     """
     connection, link_group, dmb = record[-3:] if details else (None, None, None)
     return SmcInfo(
-        mode_of(record),
+        MODES.get(record.mode),
         reason(record.reason) if record.reason else None,
         reason(record.peer_reason) if record.peer_reason else None,
         record.local,

@@ -7,12 +7,12 @@ thread (asyncio), and set up the root logger.
 Source: include/uapi/linux/netlink.h; netlink(7).
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 from ._errors import CONFINED
 
@@ -26,7 +26,12 @@ __all__ = [
     "pack",
 ]
 
-_T = TypeVar("_T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
 
 NETLINK_SOCK_DIAG = 4
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300

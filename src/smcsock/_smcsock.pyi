@@ -30,7 +30,7 @@ def parse(datagram: bytes, /) -> tuple[list[Record], bool]: ...
 
 _Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 _Fields: TypeAlias = tuple[
-    int,
+    int | None,
     int,
     int,
     _Address | None,
@@ -50,7 +50,7 @@ _Fields: TypeAlias = tuple[
 @final
 class Record(structseq[Any], _Fields):
     @property
-    def mode(self) -> int: ...
+    def mode(self) -> int | None: ...
     @property
     def reason(self) -> int: ...
     @property

@@ -3,22 +3,26 @@
 Source: include/uapi/linux/smc_diag.h and net/smc/smc_diag.c in the Linux kernel.
 """
 
+from __future__ import annotations
+
 import errno
 import struct
-from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
 
 from . import _netlink, _smcsock
 from ._errors import CONFINED, DiagUnavailableError
 from ._modules import is_loaded
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import TypeVar
+
     from ._smcsock import Record
 
-__all__ = ["ask", "each_record", "records"]
+    _T = TypeVar("_T")
 
-_T = TypeVar("_T")
+__all__ = ["ask", "each_record", "records"]
 
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST = struct.Struct("=B2xB48x")  # struct smc_diag_req: family, extensions
@@ -29,7 +33,7 @@ _MODE_ONLY, _EXTENSIONS = 0b0001, 0b1011
 _was_lacking = False
 
 
-def records(inodes: Iterable[int]) -> list["Record"]:
+def records(inodes: Iterable[int]) -> list[Record]:
     """The records of the SMC sockets with these inodes, for _info.decode().
 
     They are matched before anything becomes a Python object; those that the kernel does
@@ -39,7 +43,7 @@ def records(inodes: Iterable[int]) -> list["Record"]:
     return ask(partial(_smcsock.records, inodes))
 
 
-def each_record(*, details: bool = True) -> Iterator["Record"]:
+def each_record(*, details: bool = True) -> Iterator[Record]:
     """The records of all SMC sockets of the network namespace, for _info.decode().
 
     They come as the kernel lists them, in parts: while sockets come and go, one may be

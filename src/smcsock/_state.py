@@ -5,11 +5,7 @@ Source: include/uapi/linux/smc_diag.h and net/smc/smc.h in the Linux kernel.
 
 from enum import IntEnum, StrEnum
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ._smcsock import Record
-
-__all__ = ["Mode", "State", "mode_of"]
+__all__ = ["MODES", "Mode", "State"]
 
 
 class Mode(StrEnum):
@@ -37,13 +33,5 @@ class State(IntEnum):
     PROCESSABORT = 27
 
 
-_MODES = {0: Mode.SMCR, 1: Mode.TCP, 2: Mode.SMCD}  # SMC_DIAG_MODE_*
-
-
-def mode_of(record: "Record") -> Mode | None:
-    """The mode of a connection, None while that is undecided."""
-    # 0 is SMC-R but also everything that is undecided; a socket without a connection to a
-    # link group has no CONNINFO.
-    if record.mode == 0 and record.connection is None:
-        return None
-    return _MODES.get(record.mode)
+MODES: dict[int | None, Mode] = {0: Mode.SMCR, 1: Mode.TCP, 2: Mode.SMCD}
+"""By what smc_diag calls them, SMC_DIAG_MODE_*."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from .._smcsock import Record
-from .._state import Mode, State, mode_of
+from .._state import MODES, Mode, State
 
 __all__ = ["Filter", "parse_filter"]
 
@@ -138,7 +138,7 @@ def _mode(name: str) -> Filter:
     wanted = modes.get(name.lower().replace("-", ""))
     if wanted is None:
         raise ValueError(f"not a mode: {name!r} ({', '.join(modes)})")
-    return lambda record: mode_of(record) is wanted
+    return lambda record: MODES.get(record.mode) is wanted
 
 
 def _port(text: str) -> int:

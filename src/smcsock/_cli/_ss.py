@@ -8,7 +8,7 @@ import sys
 import time
 from functools import lru_cache
 
-from .._state import Mode, State, mode_of
+from .._state import MODES, Mode, State
 from ..diag._sockets import iter_records
 from ._address import format_address
 from ._common import ExitCode, complain, parse_seconds, put, say
@@ -179,14 +179,10 @@ def _processes(options: argparse.Namespace) -> tuple[Processes | None, int]:
 
 
 def _records(options: argparse.Namespace, is_wanted: Filter | None) -> Iterator[Record]:
-    details = options.json or _has_details(options)
+    details = options.json or options.debug or options.smcd or options.smcr
     for record in iter_records(details=details):
         if _is_asked_for(record, options) and (is_wanted is None or is_wanted(record)):
             yield record
-
-
-def _has_details(options: argparse.Namespace) -> bool:
-    return bool(options.debug or options.smcd or options.smcr)
 
 
 def _is_asked_for(record: Record, options: argparse.Namespace) -> bool:
@@ -195,7 +191,7 @@ def _is_asked_for(record: Record, options: argparse.Namespace) -> bool:
     if not options.all and record.state in (_LISTEN, _INIT):
         return False
     if options.smcd or options.smcr:
-        return mode_of(record) is (Mode.SMCD if options.smcd else Mode.SMCR)
+        return MODES.get(record.mode) is (Mode.SMCD if options.smcd else Mode.SMCR)
     return True
 
 
@@ -212,7 +208,7 @@ def _entries(records: Iterator[Record], processes: Processes | None) -> Iterator
 
 _LISTEN, _INIT = int(State.LISTEN), int(State.INIT)
 _STATES = {int(state): state.name for state in State}
-_MODES = {None: "", **{mode: mode.replace("-", "") for mode in Mode}}
+_MODES = {number: mode.replace("-", "") for number, mode in MODES.items()}
 
 _DEBUG_HEADERS = (
     "Shutd",
@@ -252,21 +248,23 @@ def _headers(options: argparse.Namespace) -> list[str]:
 def _row(
     record: Record, options: argparse.Namespace, processes: Processes | None
 ) -> list[Cell]:
+    # Quicker than by their names.
+    mode, reason, peer_reason, local, peer, _, state, _, interface, uid, inode, *_ = record
     row: list[Cell] = [
-        _STATES.get(record.state) or f"{record.state:#x}?",
-        record.uid,
-        record.inode,
-        format_address(record.local) if record.local else "",
-        format_address(record.peer) if record.peer else "",
-        _interface(record.interface) if record.interface else "",
-        _MODES[mode_of(record)],
+        _STATES.get(state) or f"{state:#x}?",
+        uid,
+        inode,
+        format_address(local) if local else "",
+        format_address(peer) if peer else "",
+        _interface(interface) if interface else "",
+        _MODES.get(mode, ""),
     ]
-    if _has_details(options):
+    if options.debug or options.smcd or options.smcr:
         row += _details(record, options)
     if not (options.smcd or options.smcr):
-        row.append(_reasons(record.reason, record.peer_reason))
+        row.append(_reasons(reason, peer_reason))
     if processes is not None:
-        row.append(_users(processes.get(record.inode, [])))
+        row.append(_users(processes.get(inode, [])))
     return row
 
 

@@ -58,22 +58,18 @@ def iter_records(*, details: bool) -> Iterator[Record]:
     """The records behind iter_sockets()."""
     seen = set()
     tcp: _TcpSockets | None = None
-    for record in _records(details):
-        cookie = record.cookie
-        if cookie in seen:  # the kernel may list one twice
-            continue
-        seen.add(cookie)
-        local = record.local
-        if local is not None and local[0] in _UNSPECIFIED:
-            if tcp is None:
-                tcp = _tcp_sockets()
-            record = _with_addresses(record, tcp)
-        yield record
-
-
-def _records(details: bool) -> Iterator[Record]:
     try:
-        yield from each_record(details=details)
+        for record in each_record(details=details):
+            cookie = record.cookie
+            if cookie in seen:  # the kernel may list one twice
+                continue
+            seen.add(cookie)
+            local = record.local
+            if local is not None and local[0] in _UNSPECIFIED:
+                if tcp is None:
+                    tcp = _tcp_sockets()
+                record = _with_addresses(record, tcp)
+            yield record
     except DiagUnavailableError:
         if has_smc():
             raise
