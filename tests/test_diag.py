@@ -29,7 +29,7 @@ from test_socket import time_limit as time_limit
 
 import smcsock
 from smcsock import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SOL_SMC, DiagUnavailableError, Mode, State
-from smcsock._reasons import reason
+from smcsock._kernel._reasons import reason
 from smcsock.diag import (
     DiagError,
     Direction,
@@ -875,6 +875,20 @@ os.chroot({str(tmp_path)!r})
 print(sock.smc_info().peer, smcsock.socket(fallback="tcp").fileno() > 0)
 """
     assert run(code) == "None True\n"
+
+
+@on_host
+def test_sockets_can_be_opened_after_a_change_of_the_root(tmp_path: Path) -> None:
+    need_root()
+    code = f"""
+import os, smcsock
+os.chroot({str(tmp_path)!r})
+with smcsock.create_server(("127.0.0.1", 0), fallback="tcp") as listener:
+    with smcsock.socket(fallback="tcp") as client:
+        client.connect(listener.getsockname())
+        print(listener.accept()[1] == client.getsockname())
+"""
+    assert run(code) == "True\n"
 
 
 @on_host

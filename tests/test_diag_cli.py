@@ -35,11 +35,12 @@ from test_smc_info import NOBODY, in_child, need_root
 from test_socket import LIMIT, Pair
 from test_socket import time_limit as time_limit
 
-from smcsock import Mode, SmcInfo, State, _cli, diag, has_smc
+from smcsock import AF_SMC, Mode, State, _cli, diag, has_smc
 from smcsock._cli import main
 from smcsock._cli._common import ExitCode
 from smcsock._cli._diag import say_items, say_lists, say_table
 from smcsock._cli._filter import parse_filter
+from smcsock._smcsock import Record
 from smcsock.diag._errors import NOT_PERMITTED as NOT_PERMITTED_TEXT
 
 __all__ = ["changing", "own_pnet_table", "own_ueids"]
@@ -317,8 +318,12 @@ def test_ss_watches_until_ctrl_c(
         assert out.count(f" {inode_of(pair[0])} ") == 2
 
 
-MADE_UP = SmcInfo(Mode.SMCD, local=("10.1.2.3", 80), peer=("2001:db8::1", 5432, 0, 0),
-                  state=State.ACTIVE)  # fmt: skip
+def made_up(local: object, peer: object = None) -> Record:
+    """The record of an SMC-D connection."""
+    return Record((2, 0, 0, local, peer, AF_SMC, State.ACTIVE, 0, 0, 0, 1, 1, None, None, None))
+
+
+MADE_UP = made_up(("10.1.2.3", 80), ("2001:db8::1", 5432, 0, 0))
 
 
 @on_host
@@ -357,9 +362,9 @@ def test_filter_of_sockets(words: str, matches: bool) -> None:
 @on_host
 def test_filter_takes_ipv4_written_as_ipv6_for_ipv4() -> None:
     is_wanted, _ = parse_filter(["src", "10.0.0.0/8"])
-    assert is_wanted(SmcInfo(Mode.TCP, local=("::ffff:10.1.2.3", 80, 0, 0)))
-    assert not is_wanted(SmcInfo(Mode.TCP, local=("fe80::1%eth0", 80, 0, 2)))
-    assert not is_wanted(SmcInfo(None))
+    assert is_wanted(made_up(("::ffff:10.1.2.3", 80, 0, 0)))
+    assert not is_wanted(made_up(("fe80::1%eth0", 80, 0, 2)))
+    assert not is_wanted(made_up(None))
 
 
 # ----- the others

@@ -7,7 +7,6 @@ Only what doctor reads from files is shown to it in a directory.
 import contextlib
 import ctypes
 import errno
-import functools
 import gzip
 import json
 import os
@@ -30,11 +29,11 @@ import pytest
 from conftest import VM_KERNEL, VM_MODE
 
 import smcsock
-from smcsock import AF_SMC, Mode, _cli, diag
+from smcsock import AF_SMC, Mode, diag
 from smcsock.__main__ import main
 from smcsock._cli._address import DEFAULT_PORT, split_address
 from smcsock._errors import NO_SMC
-from smcsock._machine import RoceDevice, SmcdDevice, smcd_devices
+from smcsock._kernel._machine import RoceDevice, SmcdDevice, smcd_devices
 from smcsock.doctor import Finding, Fix, Report, Status, examine
 from smcsock.doctor._confinement import check_confinement
 from smcsock.doctor._connections import _tcp_reaches, connect_to
@@ -50,15 +49,6 @@ RELEASE = "6.12.0"
 
 WORKS, FAILS, USAGE, UNKNOWN = 0, 1, 2, 5
 """Exit status."""
-
-
-# A guest takes a second to make one.
-one_parser = functools.cache(_cli.parser)
-
-
-@pytest.fixture(autouse=True)
-def commands_share_a_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cli, "parser", lambda _: one_parser())
 
 
 def named(report: Report, name: str) -> Finding:
@@ -624,7 +614,7 @@ def test_what_fails_is_told_and_not_tried_again(
 
 def test_commands_of_ours_that_advice_names_exist() -> None:
     source = Path(smcsock.__file__).parent
-    texts = [*source.glob("doctor/*.py"), source / "_reasons.py"]
+    texts = [*source.glob("doctor/*.py"), source / "_kernel/_reasons.py"]
     found = {
         match
         for path in texts

@@ -26,7 +26,8 @@ import smcsock
 from smcsock import Mode, Outcome, Report
 from smcsock._dropin import _system
 from smcsock._dropin._spool import Spool
-from smcsock._sock_diag import records
+from smcsock._kernel._sock_diag import records
+from smcsock._smcsock import Record
 
 
 @pytest.fixture(params=[INET, INET6], ids=lambda presentation: presentation.name)
@@ -215,7 +216,7 @@ def test_the_report_among_many_sockets(smc_mode: Mode, monkeypatch: pytest.Monke
     asked = []
     ask = records
 
-    def count(inodes: Any) -> list[bytes]:
+    def count(inodes: Any) -> list[Record]:
         asked.append(True)
         return ask(inodes)
 

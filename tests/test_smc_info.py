@@ -12,6 +12,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -41,9 +42,11 @@ from smcsock import (
     State,
     _smcsock,
 )
-from smcsock._info import decode, query
-from smcsock._reasons import reason
-from smcsock._sock_diag import each_record, records
+from smcsock._kernel import _netlink
+from smcsock._kernel._reasons import reason
+from smcsock._kernel._smc_info import decode, query
+from smcsock._kernel._sock_diag import each_record, records
+from smcsock._smcsock import Record
 
 NOSMCDEV, PEERNOSMC, PEERDECL, OPTUNSUPP = 0x03030000, 0x03010000, 0x05000000, 0x03060000
 
@@ -542,16 +545,14 @@ def inodes(socks: list[smcsock.socket]) -> list[int]:
     return [os.fstat(sock.fileno()).st_ino for sock in socks]
 
 
-def inode_of(record: bytes) -> int:
-    inode = decode(record, socket.AF_INET).inode
-    assert inode is not None
-    return inode
+def inode_of(record: Record) -> int:
+    return record.inode
 
 
 def test_records_are_those_of_the_sockets_asked_for(pair: Pair, smc_mode: Mode) -> None:
     (inode,) = inodes([pair[0]])
     (record,) = records({inode, 1, 2**64 - 1})
-    assert decode(record, pair[0]._inet) == query(pair[0])
+    assert decode(record) == query(pair[0])
     assert records(iter([inode])) == [record]
     assert records([1, 2]) == []
 
@@ -708,6 +709,7 @@ class Fallback(ctypes.Structure):
 
 CONNINFO, LGRINFO, SHUTDOWN, DMBINFO, FALLBACK = range(1, 6)
 PADDING = 4
+NLMSG_ERROR, NLMSG_DONE, SOCK_DIAG_BY_FAMILY = 2, 3, 20
 
 
 Payload: TypeAlias = ctypes.Structure | ctypes.c_uint8 | bytes
@@ -757,8 +759,20 @@ ALL_ATTRIBUTES: dict[int, Payload] = {
 }
 
 
+def answer(record: bytes, kind: int = SOCK_DIAG_BY_FAMILY) -> bytes:
+    """A message of netlink, with its padding."""
+    header = struct.pack("=IHHII", 16 + len(record), kind, 0, 1, 0)
+    return header + record + bytes(-len(record) % PADDING)
+
+
+def parsed(record: bytes) -> Record:
+    (found,), is_last = _smcsock.parse(answer(record))
+    assert not is_last
+    return found
+
+
 def decoded(*attributes: bytes, **fields: int) -> SmcInfo:
-    return decode(message(**fields) + b"".join(attributes), socket.AF_INET)
+    return decode(parsed(message(**fields) + b"".join(attributes)))
 
 
 def test_record_has_the_socket() -> None:
@@ -777,7 +791,7 @@ def test_record_has_the_socket() -> None:
 
 
 def test_record_has_ipv6_addresses() -> None:
-    info = decode(message(socket.AF_INET6), socket.AF_INET6)
+    info = decode(parsed(message(socket.AF_INET6)))
     assert (info.local, info.peer) == (
         ("fe80::1", 0x1234, 0, 0),
         ("2001:db8::2", 0xFEDC, 0, 0),
@@ -897,28 +911,132 @@ def test_attribute_with_a_wrong_length_ends_the_record(length: int) -> None:
     assert decoded(wrong) == decoded()
 
 
-def test_record_without_details_is_the_same_but_for_them() -> None:
-    payloads = {
-        1: bytes(104),
-        2: bytes(147),
-        3: b"\1",
-        4: bytes(56),
-        5: struct.pack("=2I", NOSMCDEV, 7),
-        9: b"newer",
-    }
-    choice = random.Random(1)
+def random_records(choice: random.Random) -> Iterator[bytes]:
+    """Records of all kinds, some of them cut off or with bytes that make no sense."""
     for _ in range(2000):
         record = struct.pack(
             "=4B 2s2s 16s16s I 2I I Q",
-            *(choice.choice([socket.AF_INET6, AF_SMC]), choice.choice([1, 2, 10, 99])),
+            *(choice.choice([socket.AF_INET, socket.AF_INET6, AF_SMC]), choice.choice([1, 2, 99])),
             *(choice.randrange(4), 3, choice.choice([b"\0\0", b"\1\2"]), b"\3\4"),
-            *(bytes(range(16)), bytes(16), 4, 5, 6, 7, 8),
+            *(choice.choice([bytes(range(16)), b"\1\2\3\4" + bytes(12)]), bytes(16)),
+            *(choice.getrandbits(32), *choice.choices(range(2**32), k=3), choice.getrandbits(64)),
         )
-        for kind in choice.sample(list(payloads), choice.randrange(6)):
-            size = len(payloads[kind]) + 4
-            record += struct.pack("=HH", size, kind) + payloads[kind] + bytes(-size % 4)
-        record = record[: choice.randrange(72, len(record) + 72)]
-        for family in (socket.AF_INET, socket.AF_INET6):
-            whole = decode(record, family)
-            expected = dataclasses.replace(whole, connection=None, link_group=None, dmb=None)
-            assert decode(record, family, details=False) == expected
+        for kind in choice.choices([*ALL_ATTRIBUTES, 0, 9], k=choice.randrange(6)):
+            payload = bytes(ALL_ATTRIBUTES.get(kind, b"newer"))
+            record += attribute(kind, payload + choice.randbytes(choice.randrange(3)))
+        broken = bytearray(record[: choice.randrange(64, len(record) + 64)])
+        for _ in range(choice.randrange(3)):
+            broken[choice.randrange(len(broken))] = choice.randrange(256)
+        yield bytes(broken)
+
+
+# By struct.calcsize(), of what every kernel with the attribute gives.
+LEAST = {CONNINFO: 76, LGRINFO: 147, SHUTDOWN: 1, DMBINFO: 40, FALLBACK: 8}
+
+
+def by_struct(record: bytes) -> tuple[object, ...]:
+    """The same as parse(), in Python."""
+    fields = struct.unpack_from("=4B 2s2s 16s16s I 2I I Q", record)
+    family, state, mode, shutdown, sport, dport, src, dst, interface, low, high, uid, inode = fields
+    found: dict[int, bytes] = {}
+    at = 64
+    while at + 4 <= len(record):
+        length, kind = struct.unpack_from("=HH", record, at)
+        if length < 4:
+            break
+        payload = record[at + 4 : at + length]
+        if len(payload) >= LEAST.get(kind, sys.maxsize):
+            found[kind] = payload
+        at += (length + 3) & ~3
+    has_inet6 = family == socket.AF_INET6 or (family == AF_SMC and any(src[4:] + dst[4:]))
+
+    def address(host: bytes, port: bytes) -> object:
+        if port == b"\0\0":
+            return None
+        number = int.from_bytes(port, "big")
+        if has_inet6:
+            return socket.inet_ntop(socket.AF_INET6, host), number, 0, 0
+        return socket.inet_ntop(socket.AF_INET, host[:4]), number
+
+    return (
+        None if mode == 0 and CONNINFO not in found else mode,
+        *struct.unpack_from("=2I", found.get(FALLBACK, bytes(8))),
+        *(address(src, sport), address(dst, dport)),
+        *(family, state, found.get(SHUTDOWN, bytes([shutdown]))[0]),
+        *(interface, uid, inode, high << 32 | low),
+        *(found.get(kind) for kind in (CONNINFO, LGRINFO, DMBINFO)),
+    )
+
+
+def test_records_are_parsed_as_python_would() -> None:
+    for record in random_records(random.Random(1)):
+        assert parsed(record) == by_struct(record)
+
+
+def test_records_of_this_kernel_are_parsed_as_python_would(pair: Pair, smc_mode: Mode) -> None:
+    datagrams: list[bytes] = []
+
+    def parse(datagram: bytes) -> tuple[list[Record], bool]:
+        datagrams.append(datagram)
+        return _smcsock.parse(datagram)
+
+    request = bytes([AF_SMC, 0, 0, 0b1011]) + bytes(48)
+    question = _netlink.pack(SOCK_DIAG_BY_FAMILY, 0x301, request)
+    dump = _netlink.answers(_netlink.NETLINK_SOCK_DIAG, question, parse)
+    found = [record for part in dump for record in part]
+    messages = [message for data in datagrams for message in _netlink._messages(data)[0]]
+    assert found == [by_struct(message[16:]) for message in messages]
+    assert {record.inode for record in found} >= set(inodes(list(pair)))
+
+
+def test_record_without_details_is_the_same_but_for_them() -> None:
+    whole = parsed(message() + b"".join(attribute(*item) for item in ALL_ATTRIBUTES.items()))
+    expected = dataclasses.replace(decode(whole), connection=None, link_group=None, dmb=None)
+    assert decode(whole, details=False) == expected
+
+
+def test_messages_that_are_no_records_are_skipped() -> None:
+    record = answer(message())
+    for other in (answer(message(), kind=16), answer(message()[:-1]), answer(b"")):
+        found, is_last = _smcsock.parse(other + record + other)
+        assert (len(found), is_last) == (1, False)
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 79])
+def test_message_that_is_cut_off_is_none(size: int) -> None:
+    assert _smcsock.parse(answer(message())[:size]) == ([], False)
+
+
+def test_answer_ends_with_a_message_of_its_own() -> None:
+    done = answer(struct.pack("=i", 0), NLMSG_DONE)
+    found, is_last = _smcsock.parse(answer(message()) + done + answer(message()))
+    assert (len(found), is_last) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "expected"),
+    [
+        (NLMSG_DONE, -errno.ENOENT, errno.ENOENT),
+        (NLMSG_ERROR, -errno.ENOENT, errno.ENOENT),
+        (NLMSG_ERROR, 0, errno.EPROTO),
+    ],
+)
+def test_answer_may_be_an_error(kind: int, code: int, expected: int) -> None:
+    with pytest.raises(OSError, match=rf"^\[Errno {expected}\]"):
+        _smcsock.parse(answer(message()) + answer(struct.pack("=i", code), kind))
+
+
+def test_datagrams_that_make_no_sense_have_records_or_an_error() -> None:
+    choice = random.Random(2)
+    for record in random_records(choice):
+        data = bytearray(answer(record) + answer(record))
+        for _ in range(choice.randrange(4)):
+            data[choice.randrange(40)] = choice.randrange(256)
+        with contextlib.suppress(OSError):
+            found, _ = _smcsock.parse(bytes(data[: choice.randrange(len(data) + 1)]))
+            assert all(len(one) == 15 for one in found)
+
+
+def test_only_bytes_are_parsed() -> None:
+    with pytest.raises(TypeError):
+        _smcsock.parse(bytearray(answer(message())))  # type: ignore[arg-type]

@@ -73,7 +73,7 @@ A command may be abbreviated as long as it is clear which one is meant.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command (``arguments``, else those of the process): its exit status.
 
-    Raises SystemExit for wrong usage, --help and --version, and on SIGTERM.
+    Raises SystemExit for wrong usage and a command's --help, and on SIGTERM.
     """
     for stream in (sys.stdout, sys.stderr):
         # What peers and users send need not fit the terminal's character set.

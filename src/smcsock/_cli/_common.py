@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -133,7 +132,7 @@ def parse_seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        seconds = math.nan
+        seconds = float("nan")
     if not 0 < seconds <= _MAX_SECONDS:
         from argparse import ArgumentTypeError
 

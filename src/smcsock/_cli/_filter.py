@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from .._kernel._state import MODES, Mode, State
 from .._smcsock import Record
-from .._state import MODES, Mode, State
 
 __all__ = ["Filter", "parse_filter"]
 
@@ -115,11 +115,15 @@ class _Parser:
             compare = _OPERATORS[self._take("an operator").lower()]
         if word in ("sport", "dport"):
             number = _port(self._take("a port").removeprefix(":"))
-            return lambda record: (address := end(record)) is not None and compare(address[1], number)
+            return lambda record: (
+                (address := end(record)) is not None and compare(address[1], number)
+            )
         if compare not in (operator.eq, operator.ne):
             raise ValueError("addresses are equal or not: = or !=")
         is_wanted = _address(self._take("an address"))
-        return lambda record: compare((address := end(record)) is not None and is_wanted(address), True)
+        return lambda record: compare(
+            (address := end(record)) is not None and is_wanted(address), True
+        )
 
 
 def _state(name: str, *, excluded: bool) -> Filter:

@@ -8,7 +8,7 @@ import sys
 import time
 from functools import lru_cache
 
-from .._state import MODES, Mode, State
+from .._kernel._state import MODES, Mode, State
 from ..diag._sockets import iter_records
 from ._address import format_address
 from ._common import ExitCode, complain, parse_seconds, put, say
@@ -197,7 +197,7 @@ def _is_asked_for(record: Record, options: argparse.Namespace) -> bool:
 
 def _entries(records: Iterator[Record], processes: Processes | None) -> Iterator[Any]:
     """What JSON has of the sockets."""
-    from .._info import decode
+    from .._kernel._smc_info import decode
 
     for record in records:
         entry = plain(decode(record))
@@ -245,9 +245,7 @@ def _headers(options: argparse.Namespace) -> list[str]:
     return headers
 
 
-def _row(
-    record: Record, options: argparse.Namespace, processes: Processes | None
-) -> list[Cell]:
+def _row(record: Record, options: argparse.Namespace, processes: Processes | None) -> list[Cell]:
     # Quicker than by their names.
     mode, reason, peer_reason, local, peer, _, state, _, interface, uid, inode, *_ = record
     row: list[Cell] = [
@@ -284,7 +282,7 @@ def _reasons(code: int, peer_code: int) -> str:
 
 
 def _reason(code: int) -> str:
-    from .._reasons import reason
+    from .._kernel._reasons import reason
 
     known = reason(code)
     name = f" {known.name}" if known.name else ""
@@ -296,7 +294,7 @@ def _users(users: list[Process]) -> str:
 
 
 def _details(record: Record, options: argparse.Namespace) -> list[Cell]:
-    from .._info import decode
+    from .._kernel._smc_info import decode
 
     info = decode(record)
     details = _debug(info) if options.debug else []

@@ -5,18 +5,18 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from .._errors import DiagUnavailableError
+from .._kernel._errors import DiagUnavailableError
+from .._kernel._sock_diag import each_record
 from .._opening import has_smc
 from .._smcsock import AF_SMC, Record
-from .._sock_diag import each_record
 from ._errors import diag_error, no_smc
 
-# The command that lists sockets makes none of the objects of _info.
+# The command that lists sockets makes none of the objects of _kernel._smc_info.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    from .._info import Address, SmcInfo
+    from .._kernel._smc_info import Address, SmcInfo
 
     # Family, local and remote address as in /proc/net/tcp, by both ports in hexadecimal:
     # those smc_diag tells of every socket.
@@ -49,7 +49,7 @@ def iter_sockets(*, details: bool = True) -> "Iterator[SmcInfo]":
     Without ``details`` it leaves out ``connection``, ``link_group`` and ``dmb``, which are
     most of the work.
     """
-    from .._info import decode
+    from .._kernel._smc_info import decode
 
     return (decode(record, details=details) for record in iter_records(details=details))
 

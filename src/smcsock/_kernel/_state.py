@@ -11,6 +11,8 @@ __all__ = ["MODES", "Mode", "State"]
 class Mode(StrEnum):
     """How a connection carries its data."""
 
+    __module__ = "smcsock"
+
     SMCD = "SMC-D"
     SMCR = "SMC-R"
     TCP = "TCP"
@@ -18,6 +20,8 @@ class Mode(StrEnum):
 
 class State(IntEnum):
     """State of an SMC socket (enum smc_state of net/smc/smc.h)."""
+
+    __module__ = "smcsock"
 
     ACTIVE = 1
     INIT = 2

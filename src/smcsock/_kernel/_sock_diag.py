@@ -9,7 +9,8 @@ import errno
 import struct
 from functools import partial
 
-from . import _netlink, _smcsock
+from .. import _smcsock
+from . import _netlink
 from ._errors import CONFINED, DiagUnavailableError
 from ._modules import is_loaded
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import TypeVar
 
-    from ._smcsock import Record
+    from .._smcsock import Record
 
     _T = TypeVar("_T")
 
@@ -34,7 +35,7 @@ _was_lacking = False
 
 
 def records(inodes: Iterable[int]) -> list[Record]:
-    """The records of the SMC sockets with these inodes, for _info.decode().
+    """The records of the SMC sockets with these inodes, for _smc_info.decode().
 
     They are matched before anything becomes a Python object; those that the kernel does
     not list have no record. Raises DiagUnavailableError where smc_diag is missing, else
@@ -44,7 +45,7 @@ def records(inodes: Iterable[int]) -> list[Record]:
 
 
 def each_record(*, details: bool = True) -> Iterator[Record]:
-    """The records of all SMC sockets of the network namespace, for _info.decode().
+    """The records of all SMC sockets of the network namespace, for _smc_info.decode().
 
     They come as the kernel lists them, in parts: while sockets come and go, one may be
     missing or listed twice. Without ``details`` they have no link group and no DMBs. The

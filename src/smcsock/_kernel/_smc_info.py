@@ -14,7 +14,7 @@ from ._sock_diag import ask
 from ._state import MODES, Mode, State
 
 if TYPE_CHECKING:
-    from ._smcsock import Record
+    from .._smcsock import Record
 
 __all__ = [
     "Connection",
@@ -35,6 +35,8 @@ Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 class ProducerFlag(IntFlag):
     """What the producer of a buffer says (RFC 7609, CDC message)."""
 
+    __module__ = "smcsock"
+
     WRITE_BLOCKED = 0x80
     URGENT_DATA_PENDING = 0x40
     URGENT_DATA_PRESENT = 0x20
@@ -45,6 +47,8 @@ class ProducerFlag(IntFlag):
 class ConnectionFlag(IntFlag):
     """State of a side of the connection (RFC 7609, CDC message)."""
 
+    __module__ = "smcsock"
+
     SENDING_DONE = 0x80
     CLOSED = 0x40
     ABNORMAL_CLOSE = 0x20
@@ -53,6 +57,8 @@ class ConnectionFlag(IntFlag):
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """A place in a ring buffer: bytes from its start, and how often it wrapped."""
+
+    __module__ = "smcsock"
 
     wrap: int
     count: int
@@ -66,6 +72,8 @@ class Connection:
     peer's; ``tx_prep``, ``tx_sent`` and ``tx_fin`` those of the send buffer:
     prepared to be sent, sent, and confirmed.
     """
+
+    __module__ = "smcsock"
 
     token: int
     sndbuf_size: int
@@ -92,6 +100,8 @@ class LinkGroup:
     its port, ``gid`` and ``peer_gid`` the GIDs as text.
     """
 
+    __module__ = "smcsock"
+
     role: str
     link_id: int
     device: str
@@ -107,6 +117,8 @@ class Dmb:
     ``link_id`` names the link group. GIDs are 64 bits wide for an ISM device and
     128 bits for a virtual one such as loopback-ism: those are UUIDs, ``uuid.UUID(int=gid)``.
     """
+
+    __module__ = "smcsock"
 
     link_id: int
     gid: int
@@ -132,6 +144,8 @@ class SmcInfo:
     ``state`` nor ``shutdown`` up to date. ``connection`` is there for SMC-R and SMC-D,
     ``link_group`` for SMC-R, ``dmb`` for SMC-D.
     """
+
+    __module__ = "smcsock"
 
     mode: Mode | None
     reason: Reason | None = None
