@@ -684,16 +684,56 @@ def test_stats_count_from_a_reset_on(
 
 
 @on_host
-@pytest.mark.parametrize(("word", "command"), [("dev", "devices"), ("l", "linkgroups")])
-def test_abbreviated_command(word: str, command: str, shell: Shell) -> None:
-    assert shell.output(f"{word} --help").startswith(f"usage: smcsock {command} ")
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("dev", "devices"),
+        ("l", "linkgroups"),
+        ("u a", "ueid add"),
+        ("sei e", "seid enable"),
+        ("hs dis", "hs-limit disable"),
+        ("pn f", "pnet flush"),
+    ],
+)
+def test_abbreviated_command(words: str, command: str, shell: Shell) -> None:
+    assert shell.output(f"{words} --help").startswith(f"usage: smcsock {command} ")
 
 
 @on_host
-@pytest.mark.parametrize("word", ["s", "x", "ss2", "de-v"])
-def test_word_that_abbreviates_no_command(word: str, shell: Shell) -> None:
-    status, _, err = shell.run(word)
-    assert (status, f"invalid choice: '{word}'" in err) == (USAGE, True)
+@pytest.mark.parametrize(
+    ("words", "action"),
+    [
+        ("linkg l", "link-show"),
+        ("linkg sh", "show"),
+        ("dev s", "show"),
+        ("stat res", "reset"),
+        ("sys s", "show"),
+        ("linkg --id 1 show", "show"),
+        ("dev --netdev s", "show"),
+    ],
+)
+def test_abbreviated_action(words: str, action: str, parser: argparse.ArgumentParser) -> None:
+    assert _cli.parse(words.split()).action == action
+
+
+@on_host
+def test_actions_are_those_of_the_parsers(parser: argparse.ArgumentParser) -> None:
+    def choices(of: argparse.ArgumentParser) -> Any:
+        return next(
+            (each.choices for each in of._actions if each.choices and not each.option_strings), ()
+        )
+
+    found = {name: tuple(choices(command)) for name, command in choices(parser).items()}
+    assert {name: actions for name, actions in found.items() if actions} == _cli.ACTIONS
+
+
+@on_host
+@pytest.mark.parametrize(
+    "words", ["s", "x", "ss2", "de-v", "ueid x", "seid able", "stats s-", "ueid --json s"]
+)
+def test_word_that_abbreviates_nothing(words: str, shell: Shell) -> None:
+    status, _, err = shell.run(words)
+    assert (status, f"invalid choice: '{words.split()[-1]}'" in err) == (USAGE, True)
 
 
 def test_collected_report(shell: Shell, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from .. import _machine
 from ..diag import Port, SmcdDevice, SmcrDevice, devices, system
 from ._common import ExitCode, say
-from ._diag import Cell, add_json, describe, kernel_errors, say_json, say_table
+from ._diag import Cell, add_json, add_views, describe, kernel_errors, say_json, say_table
 
 __all__ = ["add"]
 
@@ -45,6 +45,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     describe(parser, _DESCRIPTION, _EPILOG)
     parser.set_defaults(run=_run)
+    add_views(parser, "show")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-D", "--smcd", action="store_true", help="SMC-D only")
     which.add_argument("-R", "--smcr", action="store_true", help="SMC-R only")
