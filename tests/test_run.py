@@ -105,7 +105,7 @@ def test_a_program_runs_over_smc_and_the_report_says_so(tmp_path: Path, mode: Mo
 def test_debug_says_how_a_program_is_run(tmp_path: Path, mode: Mode) -> None:
     path = program(tmp_path, f"{CONNECT}\nconnect()")
     result = run("-d", "-t", "64k", "--only", "127.0.0.1:*", path)
-    begun, *sockets, title, connected, accepted = result.stderr.splitlines()
+    begun, *sockets, title, _connected, _accepted = result.stderr.splitlines()
     assert begun.startswith("smcsock: runs ")
     assert begun.endswith(f" {path}")
     if smcsock.has_smc():
