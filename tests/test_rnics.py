@@ -3,6 +3,7 @@
 The attributes are those of arch/s390/pci/pci_sysfs.c, in the formats that it writes.
 """
 
+import errno
 import importlib
 import os
 from pathlib import Path
@@ -201,13 +202,16 @@ def test_functions_are_turned_on_and_off(sys_: Sys, shell: Shell) -> None:
     assert shell.run("rnics --disable 60") == (FAILED, "", "smcsock: function 60 is off already\n")
 
 
-def test_only_root_may_turn_one_off(sys_: Sys, shell: Shell) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("root may")
-    sys_.add(0x60).chmod(0o444)
-    status, out, err = shell.run("rnics -d 60")
-    assert (status, out) == (NOT_PERMITTED, "")
-    assert err == "smcsock: cannot disable function 60: Permission denied\n"
+@pytest.mark.parametrize(("number", "status"), [(errno.EACCES, NOT_PERMITTED), (errno.EIO, FAILED)])
+def test_what_the_kernel_refuses_is_told(
+    number: int, status: int, sys_: Sys, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(_rnics, "set_power", refuse)
+    text = f"smcsock: cannot disable function 21: {os.strerror(number)}\n"
+    assert shell.run("rnics -d 21") == (status, "", text)
 
 
 @pytest.mark.parametrize("command", ["rnics 99", "rnics -e 99", "rnics -d 99"])
