@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import conftest
 import pytest
 from command import invocation
 from conftest import SMC, VM_MODE, on_host, slow
@@ -40,6 +41,8 @@ __all__ = ["parser", "shell"]
 
 CONTRIB = Path(__file__).resolve().parent.parent / "contrib"
 NOSMCDEV = 0x03030000
+LONG = 500
+"""Seconds until a test fails that has a Prometheus started in a guest."""
 
 
 class ByLabels(dict[tuple[str, ...], float]):
@@ -314,7 +317,7 @@ def test_prometheus_of_a_kernel_without_smc(tmp_path: Path) -> None:
     need("prometheus")
     if has_smc():
         pytest.skip("this kernel has SMC")
-    with listening() as (url, _), prometheus(url, tmp_path) as ask:
+    with conftest.time_limit(LONG), listening() as (url, _), prometheus(url, tmp_path) as ask:
         alert = tuple(sorted(("SmcUnavailable", "pending", "warning")))
         Answers(ask).wait_for("ALERTS", {alert: 1})
         for text in dashboard():
@@ -326,7 +329,12 @@ def test_prometheus_answers_the_dashboards_queries(smc_mode: Mode, tmp_path: Pat
     """Each with what smcsock.diag counts of connections, fallbacks and errors made here."""
     need("prometheus")
     fall_back(1, 1)  # a reason that is new has no rate as yet
-    with listening() as (url, _), prometheus(url, tmp_path) as ask, contextlib.ExitStack() as stack:
+    with (
+        conftest.time_limit(LONG),
+        listening() as (url, _),
+        prometheus(url, tmp_path) as ask,
+        contextlib.ExitStack() as stack,
+    ):
         answers = Answers(ask)
         before = diag.stats()
         answers.wait_for("sum(smc_connections_total)", {(): connections(before)})
@@ -343,7 +351,7 @@ def test_prometheus_answers_the_dashboards_queries(smc_mode: Mode, tmp_path: Pat
         after = diag.stats()
         answers.wait_for("sum(smc_connections_total)", {(): connections(after)})
         # With more samples it matters less how Prometheus extrapolates to ten minutes.
-        answers.wait_for("count_over_time(smc_up[10m]) >= bool 10", {(): 1})
+        answers.wait_for("count_over_time(smc_up[10m]) >= bool 8", {(): 1})
         alert = tuple(sorted(("SmcFallbackRatio", "pending", "warning")))
         answers.wait_for("ALERTS", {alert: 1})
         check_dashboard(answers, before, after)
@@ -462,7 +470,7 @@ def prometheus(url: str, directory: Path) -> Iterator[Any]:
         "global: {evaluation_interval: 2s}\n"
         "rule_files: [smcsock.rules.yml]\n"
         "scrape_configs:\n"
-        f"  - {{job_name: smc, scrape_interval: 2s, scrape_timeout: 2s, "
+        f"  - {{job_name: smc, scrape_interval: 4s, scrape_timeout: 4s, "
         f"static_configs: [{{targets: ['{target}']}}]}}\n"
     )
     with open(directory / "log", "w") as log:

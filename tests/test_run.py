@@ -110,7 +110,7 @@ def test_debug_says_how_a_program_is_run(tmp_path: Path, mode: Mode) -> None:
     assert begun.endswith(f" {path}")
     if smcsock.has_smc():
         assert sockets == [
-            "smcsock: TCP sockets of Python code become SMC sockets, for 127.0.0.1:* only",
+            "smcsock: TCP sockets of Python code become SMC sockets, for 127.0.0.1/32:* only",
             "smcsock: their send buffers have 65536 bytes",
         ]
         assert title == f"smcsock: 2 connections: 2 {mode}"

@@ -97,7 +97,7 @@ def _round_trips(variant: Variant, place: Place, run: Run, plan: Plan) -> None:
         receive_exactly(sock, 1)  # the first one is dear
         run.modes.append(_mode(variant, sock))
         began = now = time.perf_counter()
-        while now < began + plan.seconds:
+        while now == began or now < began + plan.seconds:
             sock.sendall(b"x")
             receive_exactly(sock, 1)
             earlier, now = now, time.perf_counter()
@@ -113,7 +113,7 @@ def _throughput(size: int) -> _Part:
                 run.modes.append(_mode(variant, sock))
             began, cpu = time.monotonic(), time.thread_time_ns()
             count = 0
-            while time.monotonic() < began + plan.seconds:
+            while not count or time.monotonic() < began + plan.seconds:
                 sock.sendall(message)
                 count += size
             cpu = time.thread_time_ns() - cpu
