@@ -33,8 +33,8 @@ from test_socket import time_limit as time_limit
 from test_timeouts import slow_loopback
 
 from smcsock import Mode, State, diag, has_smc
+from smcsock._kernel._reasons import reason
 from smcsock._metrics import FallbackReasons, last_reasons
-from smcsock._reasons import reason
 from smcsock.diag import Direction, Fallback, Sizes, Stats, Technology
 
 __all__ = ["parser", "shell"]

@@ -8,7 +8,7 @@ from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_or
 from smcsock import Mode, Reason, SmcInfo
 from smcsock._cli import _diag, _info
 from smcsock._dropin._report import Side
-from smcsock._rnics import PciFunction
+from smcsock._kernel._rnics import PciFunction
 from smcsock.diag import (
     Link,
     PnetId,

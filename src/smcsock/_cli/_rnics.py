@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .._rnics import PciFunction, pci_functions, set_power
+from .._kernel._rnics import PciFunction, pci_functions, set_power
 from ..diag import PnetId, pnetids
 from ..diag._errors import ExtraMissingError
 from ._common import CommandError, ExitCode, complain, explain
