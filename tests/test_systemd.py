@@ -29,8 +29,8 @@ pytestmark = pytest.mark.skipif(
     reason="systemd is started in one guest, with a kernel that has cgroups",
 )
 
-PAGE = Path(__file__).resolve().parent.parent / "docs/native.md"
-CONTRIB = Path(__file__).resolve().parent.parent / "contrib/systemd"
+ROOT = Path(__file__).resolve().parent.parent
+CONTRIB, DOCS = ROOT / "contrib/systemd", ROOT / "docs"
 SYSTEM = Path("/lib/systemd/system")
 WANTED = ("sysinit.target.wants", "sockets.target.wants", "timers.target.wants")
 KEPT = ("systemd-journald.service", "systemd-journald.socket")
@@ -196,18 +196,62 @@ def test_timer_writes_the_textfile(manager: Manager) -> None:
     path.unlink()
 
 
+SERVICE = """\
+import socket
+
+with socket.create_server(("127.0.0.1", 4949)) as listener:
+    while True:
+        with listener.accept()[0] as conn:
+            conn.sendall(conn.recv(100))
+"""
+
+
+def unit_of(page: str, place: str = "") -> str:
+    """The first unit on a page that is a service, and is for that place."""
+    found: list[str] = re.findall(rf"```ini\n{place}((?:\[Unit\]|\[Service\])\n.*?)```", page, re.S)
+    return next(unit for unit in found if "Type=oneshot" not in unit)
+
+
+def is_smcd(client: socket.socket, port: int) -> bool:
+    """Whether both ends of a client's connection to a port are."""
+    ports = {port, client.getsockname()[1]}
+    ends = [info.mode for info in diag.sockets() if info.peer and info.peer[1] in ports]
+    return ends == [Mode.SMCD, Mode.SMCD]
+
+
+def test_a_service_in_python_is_over_smc_and_reports_to_the_journal(manager: Manager) -> None:
+    Path("/opt/smcsock/service.py").write_text(SERVICE)
+    text = unit_of((DOCS / "systemd.md").read_text())
+    before = "/opt/app/bin/python /opt/app/service.py"
+    assert before in text
+    after = "/opt/smcsock/bin/smcsock run --report /opt/smcsock/service.py"
+    (manager.units / "app.service").write_text(text.replace(before, after))
+    manager.run("systemctl", "daemon-reload")
+    manager.start("app.service")
+    wait_until_listening(4949)
+    with smcsock.create_connection(("127.0.0.1", 4949), LIMIT) as client:
+        assert is_smcd(client, 4949)
+        client.sendall(b"data")
+        assert client.recv(100) == b"data"
+    assert is_dynamic(manager.main_user("app.service"))
+    manager.stop("app.service")
+    deadline = time.monotonic() + LIMIT
+    while "accepted" not in (journal := manager.journal("app.service")):
+        assert time.monotonic() < deadline, journal
+        time.sleep(0.5)
+    assert re.search(r"^smcsock: +1 accepted +SMC-D", journal, re.M), journal
+
+
 @pytest.fixture
 def redis(manager: Manager) -> Iterator[str]:
     """Debian's unit with the drop-in file that docs/native.md has."""
     unit = "redis-server.service"
     if not (SYSTEM / unit).exists():
-        pytest.skip("redis is not installed")
-    ((path, content),) = re.findall(
-        r"```ini\n# (\S+)\n(\[Service\]\n.*?)```", PAGE.read_text(), re.S
-    )
-    file = manager.units / Path(path).relative_to("/etc/systemd/system")
+        pytest.skip("redis-server is not installed")
+    place = f"{unit}.d/smc.conf"
+    file = manager.units / place
     file.parent.mkdir()
-    file.write_text(content)
+    file.write_text(unit_of((DOCS / "native.md").read_text(), f"# /etc/systemd/system/{place}\n"))
     manager.run("systemctl", "daemon-reload")
     manager.start(unit)
     yield unit
@@ -218,8 +262,6 @@ def test_a_unit_with_a_drop_in_file_is_over_smc(manager: Manager, redis: str) ->
     with smcsock.create_connection(("127.0.0.1", 6379), LIMIT) as client:
         client.sendall(b"PING\r\n")
         assert client.recv(100) == b"+PONG\r\n"
-        ports = {6379, client.getsockname()[1]}
-        ends = [info.mode for info in diag.sockets() if info.peer and info.peer[1] in ports]
-        assert ends == [Mode.SMCD, Mode.SMCD]
+        assert is_smcd(client, 6379)
     program = manager.property(redis, "MainPID")
     assert manager.run("readlink", f"/proc/{program}/exe").strip().startswith("/usr/bin/redis")
