@@ -23,6 +23,7 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -145,6 +146,7 @@ fails("records: too many arguments", TypeError, _smcsock.records, [], [])
 fails("records: no iterable", TypeError, _smcsock.records, 1)
 fails("records: type of an inode", TypeError, _smcsock.records, [1, "2"])
 fails("records: overflow", OverflowError, _smcsock.records, [1, -1])
+fails("parse: type", TypeError, _smcsock.parse, "")
 
 # ----- addresses
 
@@ -345,9 +347,21 @@ def diag() -> None:
 def records() -> None:
     assert _smcsock.records(()) == []
     inodes = [os.fstat(sock.fileno()).st_ino for sock in (LISTENER, QUIET, LISTENER)]
-    for wanted in (None, set(inodes), [*inodes, 1]):
+    for wanted in (set(inodes), [*inodes, 1]):
         with contextlib.suppress(OSError):  # without SMC in the kernel
             _smcsock.records(wanted)
+
+
+@case
+def datagram() -> None:
+    """Of sock_diag: a record with addresses and an attribute; the end; an error."""
+    record = bytes([_smcsock.AF_SMC, 1, 2, 0, 1, 2, 3, 4]) + bytes(range(56))
+    record += struct.pack("=HH", 80, 1) + bytes(76)
+    data = struct.pack("=IHHII", 16 + len(record), 20, 0, 1, 0) + record
+    assert len(_smcsock.parse(data)[0]) == 1
+    assert _smcsock.parse(data + struct.pack("=IHHIIi", 20, 3, 0, 1, 0, 0))[1]
+    with contextlib.suppress(OSError):
+        _smcsock.parse(data + struct.pack("=IHHIIi", 20, 3, 0, 1, 0, -2))
 
 
 @case
