@@ -136,6 +136,13 @@ def say_json(value: Any, indent: int | None = 2) -> None:
 
 def plain(value: Any, name: str = "") -> Any:
     """What JSON has of a value: dataclasses become objects, members of enums their names."""
+    # What most values are comes first.
+    if value is None or type(value) is str:
+        return value
+    if type(value) is int:
+        if name in _HEXADECIMAL:
+            return format_gid(value) if value >> 64 else f"{value:#x}"
+        return value
     if (names := getattr(value, "__dataclass_fields__", None)) is not None:
         return {name: plain(getattr(value, name), name) for name in names}
     if isinstance(value, dict):
@@ -146,8 +153,6 @@ def plain(value: Any, name: str = "") -> Any:
         return [flag.name for flag in value]
     if isinstance(value, IntEnum):
         return value.name
-    if type(value) is int and name in _HEXADECIMAL:
-        return format_gid(value) if value >> 64 else f"{value:#x}"
     return value
 
 
