@@ -42,10 +42,10 @@ import tools  # noqa: E402
 GUESTS = {
     "smcd": ("6.12", "smcd"),
     "smcr": ("6.12", "smcr"),
-    "tcp": ("6.12", "tcp"),
     "tcp-6.1": ("6.1", "tcp"),
+    "tcp": ("6.12", "tcp"),
 }
-"""Name of a run to the guest's kernel and mode."""
+"""Name of a run to the guest's kernel and mode, the longest first."""
 
 ESSENTIAL = {
     "host": [
@@ -56,7 +56,7 @@ ESSENTIAL = {
         "test_socket",
         "test_ssl",
     ],
-    "smcd": ["test_diag", "test_interop", "test_smc_info", "test_ssl"],
+    "smcd": ["test_interop", "test_smc_info", "test_ssl"],
 }
 """What is run if nothing is asked for, and gives an answer in minutes: run to test files."""
 
