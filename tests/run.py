@@ -1,7 +1,8 @@
 """Run the tests on this machine and in guests with real SMC; install what that needs.
 
     tests/run                  the essential: on the host, and over real SMC-D in a guest
-    tests/run --all            everything: host, smcd, smcr, tcp, tcp-6.1
+    tests/run --all            everything: host, smcd, smcr, tcp, tcp-6.1 (each but smcd
+                               without what another one of them shows)
     tests/run host smcd        some of it
     tests/run smcd -- -k diag  the rest goes to pytest
     tests/run --prepare        only install and fetch what the tests need
