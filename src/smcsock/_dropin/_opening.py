@@ -12,12 +12,13 @@ from .. import _smcsock
 from .._opening import SANDBOXED, Opening, had_smc
 from .._smcsock import AF_SMC, IPPROTO_SMC
 from .._socket import open_socket
+from .._socket import socket as smcsock_socket
 from . import _files, _options, _places, _plain, _settings
 from ._files import File
 from ._report import NO_SMC, NOT_SELECTED
 from ._settings import Settings
 
-__all__ = ["ENDINGS", "METHODS"]
+__all__ = ["ENDINGS", "METHODS", "stranger"]
 
 _Method: TypeAlias = Callable[..., Any]
 
@@ -194,6 +195,17 @@ def _adopt(
         proto = _plain.IPPROTO_TCP  # as it reads from a TCP socket
     before(self, family, type, proto, fileno)
     _recognise(self, inode, domain, kind, protocol, settings)
+
+
+def stranger(sock: Any, settings: Settings) -> File | None:
+    """What is to be known of a socket that was opened past __init__(), or before it was ours."""
+    if isinstance(sock, smcsock_socket):
+        return None
+    try:
+        _recognise(sock, *_smcsock.identify(_plain.fileno(sock)), settings)
+    except OSError:
+        return None
+    return _files.of(sock)
 
 
 def _recognise(

@@ -109,7 +109,7 @@ def _forget(hook: str) -> None:
 
 def _say_unfollowed() -> None:
     for reason in unfollowed():
-        _say(f"smcsock: {reason}: its sockets are plain TCP, and not counted\n")
+        _say(f"smcsock: {reason}\n")
 
 
 def _say(text: str) -> None:
