@@ -18,7 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from types import FrameType
+from importlib.machinery import PathFinder
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 from .._socket import Fallback
@@ -29,7 +30,7 @@ from ._report import Outcome, Report, lines, with_modes
 from ._spool import Spool, Stage, as_json
 from ._system import Budget, is_alive, now, started, system
 
-__all__ = ["Run", "begin", "publish"]
+__all__ = ["Run", "begin", "give_way", "publish"]
 
 _VARIABLE = "SMCSOCK_RUN"
 _PATH = "PYTHONPATH"
@@ -105,6 +106,35 @@ def _forget(hook: str) -> None:
         os.environ[_PATH] = os.pathsep.join(entries)
     else:
         del os.environ[_PATH]
+
+
+def give_way(before: set[str]) -> None:
+    """Lets the program have modules of its own whose names are those of what smcsock imported.
+
+    ``before`` are the modules that there were without smcsock.
+    """
+    if sys.flags.safe_path or _interpreter():
+        return
+    place = ""
+    if sys.argv[0] not in ("", "-", "-c", "-m"):
+        place = os.path.realpath(sys.argv[0])
+        if PathFinder.find_spec("__main__", [place]) is None:  # no directory, nor zipapp
+            place = os.path.dirname(place)
+    kept = {*before, *sys.builtin_module_names, "smcsock", "sitecustomize"}
+    packages = {name.partition(".")[0] for name in sys.modules} - kept
+    shadowed = {package for package in packages if _is_shadowed(sys.modules[package], place)}
+    for name in list(sys.modules):
+        if name.partition(".")[0] in shadowed:
+            del sys.modules[name]
+
+
+def _is_shadowed(module: ModuleType, place: str) -> bool:
+    """Whether another module of that name is in a directory, or archive."""
+    found = PathFinder.find_spec(module.__name__, [place])
+    known = module.__spec__
+    if found is None or found.origin is None or known is None:
+        return False
+    return found.origin != known.origin
 
 
 def _say_unfollowed() -> None:
