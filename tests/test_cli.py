@@ -25,7 +25,7 @@ from smcsock import DiagUnavailableError, Mode, SmcInfo, State
 from smcsock.__main__ import main
 from smcsock._cli._address import format_address
 from smcsock._cli._info import collect
-from smcsock._reasons import reason
+from smcsock._kernel._reasons import reason
 
 # An emulated guest takes seconds to start a process.
 LIMIT = 120

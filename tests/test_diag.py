@@ -29,7 +29,7 @@ from test_socket import time_limit as time_limit
 
 import smcsock
 from smcsock import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SOL_SMC, DiagUnavailableError, Mode, State
-from smcsock._reasons import reason
+from smcsock._kernel._reasons import reason
 from smcsock.diag import (
     DiagError,
     Direction,

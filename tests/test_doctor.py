@@ -34,7 +34,7 @@ from smcsock import AF_SMC, Mode, _cli, diag
 from smcsock.__main__ import main
 from smcsock._cli._address import DEFAULT_PORT, split_address
 from smcsock._errors import NO_SMC
-from smcsock._machine import RoceDevice, SmcdDevice, smcd_devices
+from smcsock._kernel._machine import RoceDevice, SmcdDevice, smcd_devices
 from smcsock.doctor import Finding, Fix, Report, Status, examine
 from smcsock.doctor._confinement import check_confinement
 from smcsock.doctor._connections import _tcp_reaches, connect_to
@@ -624,7 +624,7 @@ def test_what_fails_is_told_and_not_tried_again(
 
 def test_commands_of_ours_that_advice_names_exist() -> None:
     source = Path(smcsock.__file__).parent
-    texts = [*source.glob("doctor/*.py"), source / "_reasons.py"]
+    texts = [*source.glob("doctor/*.py"), source / "_kernel/_reasons.py"]
     found = {
         match
         for path in texts

@@ -20,7 +20,7 @@ from test_socket import time_limit as time_limit
 
 import smcsock
 from smcsock import Mode
-from smcsock._reasons import reason
+from smcsock._kernel._reasons import reason
 from smcsock.diag import limit_handshakes, stats
 
 HERE, THERE = "smcsock0", "smcsock1"

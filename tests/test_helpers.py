@@ -24,10 +24,10 @@ from smcsock import (
     Mode,
     SmcInfo,
     SMCUnsupportedError,
-    _info,
     _opening,
     _smcsock,
 )
+from smcsock._kernel import _smc_info
 
 LIMIT = 60.0
 UNREACHABLE: Any = ("255.255.255.255", 9)
@@ -412,7 +412,7 @@ def test_require_smc_without_smc_diag_has_no_info(
     def unavailable(*_: object) -> None:
         raise DiagUnavailableError
 
-    monkeypatch.setattr(_info, "query", unavailable)
+    monkeypatch.setattr(_smc_info, "query", unavailable)
     with pytest.raises(FallbackError, match="smc_diag") as caught:
         smcsock.create_connection(tcp_listener.getsockname()[:2], require_smc=True)
     assert caught.value.info is None

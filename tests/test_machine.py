@@ -11,7 +11,7 @@ from conftest import on_host
 
 from smcsock import doctor
 from smcsock._cli._info import collect
-from smcsock._machine import link_name, module_state, smcd_devices
+from smcsock._kernel._machine import link_name, module_state, smcd_devices
 from smcsock.doctor import Finding, Status
 
 pytestmark = on_host

@@ -28,8 +28,8 @@ from test_socket import LIMIT
 from test_socket import time_limit as time_limit
 
 from smcsock import Mode, diag, has_smc
+from smcsock._kernel._reasons import reason
 from smcsock._metrics import FallbackReasons, last_reasons
-from smcsock._reasons import reason
 from smcsock.diag import Direction, Fallback, Sizes, Stats, Technology
 
 __all__ = ["parser", "shell"]

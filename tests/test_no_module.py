@@ -13,8 +13,9 @@ from conftest import VM_MODE, Presentation
 from test_smc_info import run_kmod
 
 import smcsock
-from smcsock import DiagUnavailableError, Mode, SMCUnsupportedError, _opening, _sock_diag
-from smcsock._machine import module_state
+from smcsock import DiagUnavailableError, Mode, SMCUnsupportedError, _opening
+from smcsock._kernel import _sock_diag
+from smcsock._kernel._machine import module_state
 
 HELPER = Path("/proc/sys/kernel/modprobe")
 """The program that the kernel runs to have a module loaded."""

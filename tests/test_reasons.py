@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smcsock import Reason
-from smcsock._reasons import reason
+from smcsock._kernel._reasons import reason
 
 SOURCE = os.environ.get("SMCSOCK_VM_SOURCE")
 """The source of the guest's kernel, as far as tests/vm keeps it: net/smc."""

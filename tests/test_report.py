@@ -26,7 +26,7 @@ import smcsock
 from smcsock import Mode, Outcome, Report
 from smcsock._dropin import _system
 from smcsock._dropin._spool import Spool
-from smcsock._sock_diag import records
+from smcsock._kernel._sock_diag import records
 
 
 @pytest.fixture(params=[INET, INET6], ids=lambda presentation: presentation.name)

@@ -41,9 +41,9 @@ from smcsock import (
     State,
     _smcsock,
 )
-from smcsock._info import decode, query
-from smcsock._reasons import reason
-from smcsock._sock_diag import each_record, records
+from smcsock._kernel._reasons import reason
+from smcsock._kernel._smc_info import decode, query
+from smcsock._kernel._sock_diag import each_record, records
 
 NOSMCDEV, PEERNOSMC, PEERDECL, OPTUNSUPP = 0x03030000, 0x03010000, 0x05000000, 0x03060000
 

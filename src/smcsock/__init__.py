@@ -6,7 +6,6 @@ where both hosts can do it: SMC-D (ISM devices, loopback-ism) or SMC-R (RDMA).
 """
 
 from ._errors import (
-    DiagUnavailableError,
     FallbackError,
     HandshakeInterruptedError,
     SMCUnsupportedError,
@@ -63,7 +62,9 @@ if TYPE_CHECKING:
     from . import doctor as doctor
     from ._dropin import install, installed, uninstall
     from ._dropin._report import Outcome, Report
-    from ._info import (
+    from ._kernel._errors import DiagUnavailableError
+    from ._kernel._reasons import Reason
+    from ._kernel._smc_info import (
         Connection,
         ConnectionFlag,
         Cursor,
@@ -74,7 +75,6 @@ if TYPE_CHECKING:
         SmcInfo,
         State,
     )
-    from ._reasons import Reason
     from ._ssl import SSLSocket
 else:
     _LATER = {
@@ -90,9 +90,10 @@ else:
                 "SmcInfo",
                 "State",
             ),
-            "_info",
+            "_kernel._smc_info",
         ),
-        "Reason": "_reasons",
+        "DiagUnavailableError": "_kernel._errors",
+        "Reason": "_kernel._reasons",
         "Outcome": "_dropin._report",
         "Report": "_dropin._report",
         "SSLSocket": "_ssl",

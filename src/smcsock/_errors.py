@@ -11,12 +11,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._info import SmcInfo
+    from ._kernel._smc_info import SmcInfo
 
 __all__ = [
-    "CONFINED",
     "NO_SMC",
-    "DiagUnavailableError",
     "FallbackError",
     "HandshakeInterruptedError",
     "SMCUnsupportedError",
@@ -26,14 +24,6 @@ NO_SMC = (
     "this kernel has no SMC, or its module is not loaded: try 'modprobe smc' as root; if there "
     "is no such module, install the package with the full set of kernel modules (linux-image-* "
     "on Debian, linux-modules-extra-* on Ubuntu) or a kernel built with CONFIG_SMC"
-)
-CONFINED = (
-    "this process may not open netlink sockets: look at what confines it (a container, "
-    "seccomp, RestrictAddressFamilies= of a systemd service)"
-)
-_NO_DIAG = (
-    "the kernel does not answer sock_diag queries about SMC sockets: its smc_diag module "
-    "is not loaded ('modprobe smc_diag' as root; CONFIG_SMC_DIAG)"
 )
 
 
@@ -67,12 +57,3 @@ class FallbackError(ConnectionAbortedError):
 
     def __reduce__(self) -> tuple[type[FallbackError], tuple[Any, ...]]:
         return type(self), (self.strerror, self.peer, self.info)
-
-
-class DiagUnavailableError(OSError):
-    """The kernel cannot be asked about SMC sockets: smc_diag is missing."""
-
-    __module__ = "smcsock"
-
-    def __init__(self, *args: object) -> None:
-        super().__init__(*(args or (errno.ENOENT, _NO_DIAG)))

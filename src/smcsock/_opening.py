@@ -12,7 +12,7 @@ import socket as _stdlib
 
 from . import _smcsock
 from ._errors import SMCUnsupportedError
-from ._modules import is_loaded
+from ._kernel._modules import is_loaded
 from ._smcsock import IPPROTO_SMC, SMCPROTO_SMC
 
 TYPE_CHECKING = False

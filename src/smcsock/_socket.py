@@ -12,7 +12,7 @@ import sys
 from operator import index
 
 from . import _smcsock
-from ._errors import DiagUnavailableError, FallbackError, SMCUnsupportedError
+from ._errors import FallbackError, SMCUnsupportedError
 from ._opening import SANDBOXED, Opening, had_smc, has_smc, lacks_smc, open_smc
 from ._smcsock import AF_SMC, IPPROTO_SMC, SMCPROTO_SMC, SMCPROTO_SMC6
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Literal, TypeAlias
 
-    from ._info import SmcInfo
+    from ._kernel._smc_info import SmcInfo
 
     Fallback: TypeAlias = Literal["tcp", "error"]
     Presentation: TypeAlias = tuple[int, _stdlib.AddressFamily, int, int]
@@ -94,7 +94,7 @@ _PRESENTATIONS = _presentations()
 def _load_info() -> None:
     """Loads what smc_info() needs, while it can be found: the process may chroot later."""
     try:
-        from . import _info  # noqa: F401
+        from ._kernel import _smc_info  # noqa: F401
     except ImportError:
         return
 
@@ -305,7 +305,8 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         self._is_tcp = is_tcp
 
     def _family_of_fallback(self, inet: int, fallback: Fallback | None) -> tuple[int, bool]:
-        from ._info import query
+        from ._kernel._errors import DiagUnavailableError
+        from ._kernel._smc_info import query
 
         refusal = f"descriptor {self.fileno()} is a TCP socket, not an SMC socket"
         try:
@@ -394,7 +395,8 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         privilege. Raises DiagUnavailableError where the kernel's smc_diag is
         missing, else OSError.
         """
-        from ._info import Mode, SmcInfo, query
+        from ._kernel._errors import DiagUnavailableError
+        from ._kernel._smc_info import Mode, SmcInfo, query
 
         os.fstat(self.fileno())  # EBADF if closed, whatever can be asked
         if self._is_tcp:

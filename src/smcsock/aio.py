@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ._errors import FallbackError, SMCUnsupportedError
 from ._helpers import open_shared, set_buffers
-from ._info import SmcInfo
+from ._kernel._smc_info import SmcInfo
 from ._socket import Fallback, socket, until_end
 from ._socket import smc_info as _smc_info
 

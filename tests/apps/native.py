@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from smcsock import Mode, _native
-from smcsock._info import decode
-from smcsock._sock_diag import each_record
+from smcsock._kernel._smc_info import decode
+from smcsock._kernel._sock_diag import each_record
 
 LIMIT = 120
 

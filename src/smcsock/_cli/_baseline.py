@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .._reasons import reason
+from .._kernel._reasons import reason
 from ..diag import Direction, Fallback, Sizes, Stats, Technology
 from ._common import CommandError, explain
 

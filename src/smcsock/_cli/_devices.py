@@ -4,7 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from .. import _machine
+from .._kernel import _machine
 from ..diag import Port, SmcdDevice, SmcrDevice, devices, system
 from ._common import ExitCode, say
 from ._diag import Cell, add_json, describe, kernel_errors, say_json, say_table

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .. import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SMCPROTO_SMC, SMCPROTO_SMC6, SOL_SMC, socket
 from .._errors import NO_SMC
-from .._machine import (
+from .._kernel._machine import (
     LOADED,
     RoceDevice,
     SmcdDevice,

@@ -12,9 +12,9 @@ from typing import Any
 
 from .. import _smcsock
 from .._errors import FallbackError
-from .._info import Mode, SmcInfo, decode
+from .._kernel._smc_info import Mode, SmcInfo, decode
+from .._kernel._sock_diag import records
 from .._smcsock import AF_SMC, IPPROTO_SMC
-from .._sock_diag import records
 from .._socket import socket as smcsock_socket
 from . import _plain, _settings
 from ._report import NOT_SELECTED, Outcome, Side

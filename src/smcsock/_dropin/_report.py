@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from .._info import Mode, SmcInfo, decode
-from .._machine import entries, read, smcd_devices, smcr_devices
-from .._reasons import Reason, reason
-from .._sock_diag import records
+from .._kernel._machine import entries, read, smcd_devices, smcr_devices
+from .._kernel._reasons import Reason, reason
+from .._kernel._smc_info import Mode, SmcInfo, decode
+from .._kernel._sock_diag import records
 from . import _plain
 from ._system import Budget, now, system
 
@@ -44,6 +44,8 @@ class Outcome:
     mode or reason are not known. ``refused`` if SMC was required and the connection
     therefore ended.
     """
+
+    __module__ = "smcsock"
 
     side: Side
     mode: Mode | None

@@ -17,8 +17,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector as _Base
 
 from .. import DiagUnavailableError, State, __version__
-from .._machine import module_state, sysctls
-from .._reasons import reason
+from .._kernel._machine import module_state, sysctls
+from .._kernel._reasons import reason
 from ..diag import (
     Direction,
     LinkState,

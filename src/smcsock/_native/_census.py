@@ -13,8 +13,8 @@ import time
 from collections import Counter
 
 from .._dropin._report import NOT_SELECTED, Outcome
-from .._info import Address, Mode, SmcInfo, State, decode
-from .._sock_diag import each_record
+from .._kernel._smc_info import Address, Mode, SmcInfo, State, decode
+from .._kernel._sock_diag import each_record
 from ._plan import Ledger
 
 __all__ = ["Census"]

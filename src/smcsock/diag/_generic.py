@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, TypeAlias
 
-from .._netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, ask
+from .._kernel._netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, ask
 from .._socket import has_smc
 from ._commands import Command, PnetCommand
 from ._errors import NOT_PERMITTED, DiagError, ExtraMissingError, diag_error, no_smc

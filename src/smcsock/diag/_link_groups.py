@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from .._info import whole_gid
+from .._kernel._smc_info import whole_gid
 from ._commands import SmcCommand
 from ._generic import Attributes, dump, entries
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
-from .._errors import DiagUnavailableError
-from .._info import Address, SmcInfo, decode
+from .._kernel._errors import DiagUnavailableError
+from .._kernel._smc_info import Address, SmcInfo, decode
+from .._kernel._sock_diag import each_record
 from .._smcsock import AF_SMC
-from .._sock_diag import each_record
 from .._socket import has_smc
 from ._errors import diag_error, no_smc
 

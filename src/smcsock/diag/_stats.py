@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-from .._reasons import Reason, reason
+from .._kernel._reasons import Reason, reason
 from ._commands import SmcCommand
 from ._generic import Attributes, dump, entries
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import _smcsock
-from .._info import Mode
-from .._machine import module_state, smcd_devices, smcr_devices
+from .._kernel._machine import module_state, smcd_devices, smcr_devices
+from .._kernel._smc_info import Mode
 from ._confinement import check_confinement
 from ._connections import check_connection, check_here, connect_here, connect_to, tcp_only, why_tcp
 from ._devices import check_devices, check_eids, check_pnetids

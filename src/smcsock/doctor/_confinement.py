@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from .._machine import read
+from .._kernel._machine import read
 from ._finding import Finding, Fix, Machine, Status
 
 __all__ = ["check_confinement", "container_kind"]

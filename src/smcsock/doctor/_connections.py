@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from .._helpers import _connect, create_connection, create_server
-from .._info import SmcInfo
-from .._reasons import Reason
+from .._kernel._reasons import Reason
+from .._kernel._smc_info import SmcInfo
 from .._socket import socket
 from ._devices import add_ueid
 from ._finding import Connection, Finding, Fix, Machine, Status

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from .._info import Mode
-from .._machine import RoceDevice, entries, link_name, module_state, read
+from .._kernel._machine import RoceDevice, entries, link_name, module_state, read
+from .._kernel._smc_info import Mode
 from ._finding import Finding, Fix, Machine, Status
 
 __all__ = ["add_ueid", "check_devices", "check_eids", "check_pnetids"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from .._info import Mode, SmcInfo
-from .._machine import LOADED, RoceDevice, SmcdDevice
+from .._kernel._machine import LOADED, RoceDevice, SmcdDevice
+from .._kernel._smc_info import Mode, SmcInfo
 
 __all__ = ["Connection", "Finding", "Fix", "Machine", "Status"]
 

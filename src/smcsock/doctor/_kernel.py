@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import _smcsock
-from .._errors import DiagUnavailableError
-from .._machine import LOADED, entries, module_state, read
+from .._kernel._errors import DiagUnavailableError
+from .._kernel._machine import LOADED, entries, module_state, read
 from .._socket import socket
 from ._confinement import container_kind
 from ._finding import Finding, Fix, Machine, Status

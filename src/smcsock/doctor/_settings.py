@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .._machine import read, sysctls
+from .._kernel._machine import read, sysctls
 from .._smcsock import SMC_LIMIT_HS, SOL_SMC
 from .._socket import socket
 from ._finding import Finding, Fix, Machine, Status

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TypeVar
 
-from . import _netlink, _smcsock
+from .. import _smcsock
+from . import _netlink
 from ._errors import CONFINED, DiagUnavailableError
 from ._modules import is_loaded
 
@@ -27,7 +28,7 @@ _was_lacking = False
 
 
 def records(inodes: Iterable[int]) -> list[bytes]:
-    """The records of the SMC sockets with these inodes, for _info.decode().
+    """The records of the SMC sockets with these inodes, for _smc_info.decode().
 
     They are matched before anything becomes a Python object; those that the kernel does
     not list have no record. Raises DiagUnavailableError where smc_diag is missing, else
@@ -37,7 +38,7 @@ def records(inodes: Iterable[int]) -> list[bytes]:
 
 
 def each_record() -> Iterator[bytes]:
-    """The records of all SMC sockets of the network namespace, for _info.decode().
+    """The records of all SMC sockets of the network namespace, for _smc_info.decode().
 
     They come as the kernel lists them, in parts: while sockets come and go, one may be
     missing or listed twice. The iterator raises DiagUnavailableError where smc_diag is

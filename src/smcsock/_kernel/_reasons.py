@@ -18,6 +18,8 @@ class Reason:
     what it says, and ``advice`` what a user can do about it.
     """
 
+    __module__ = "smcsock"
+
     code: int
     name: str
     meaning: str

@@ -35,6 +35,8 @@ Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 class Mode(StrEnum):
     """How a connection carries its data."""
 
+    __module__ = "smcsock"
+
     SMCD = "SMC-D"
     SMCR = "SMC-R"
     TCP = "TCP"
@@ -42,6 +44,8 @@ class Mode(StrEnum):
 
 class State(IntEnum):
     """State of an SMC socket (enum smc_state of net/smc/smc.h)."""
+
+    __module__ = "smcsock"
 
     ACTIVE = 1
     INIT = 2
@@ -60,6 +64,8 @@ class State(IntEnum):
 class ProducerFlag(IntFlag):
     """What the producer of a buffer says (RFC 7609, CDC message)."""
 
+    __module__ = "smcsock"
+
     WRITE_BLOCKED = 0x80
     URGENT_DATA_PENDING = 0x40
     URGENT_DATA_PRESENT = 0x20
@@ -70,6 +76,8 @@ class ProducerFlag(IntFlag):
 class ConnectionFlag(IntFlag):
     """State of a side of the connection (RFC 7609, CDC message)."""
 
+    __module__ = "smcsock"
+
     SENDING_DONE = 0x80
     CLOSED = 0x40
     ABNORMAL_CLOSE = 0x20
@@ -78,6 +86,8 @@ class ConnectionFlag(IntFlag):
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """A place in a ring buffer: bytes from its start, and how often it wrapped."""
+
+    __module__ = "smcsock"
 
     wrap: int
     count: int
@@ -91,6 +101,8 @@ class Connection:
     peer's; ``tx_prep``, ``tx_sent`` and ``tx_fin`` those of the send buffer:
     prepared to be sent, sent, and confirmed.
     """
+
+    __module__ = "smcsock"
 
     token: int
     sndbuf_size: int
@@ -117,6 +129,8 @@ class LinkGroup:
     its port, ``gid`` and ``peer_gid`` the GIDs as text.
     """
 
+    __module__ = "smcsock"
+
     role: str
     link_id: int
     device: str
@@ -132,6 +146,8 @@ class Dmb:
     ``link_id`` names the link group. GIDs are 64 bits wide for an ISM device and
     128 bits for a virtual one such as loopback-ism: those are UUIDs, ``uuid.UUID(int=gid)``.
     """
+
+    __module__ = "smcsock"
 
     link_id: int
     gid: int
@@ -157,6 +173,8 @@ class SmcInfo:
     ``state`` nor ``shutdown`` up to date. ``connection`` is there for SMC-R and SMC-D,
     ``link_group`` for SMC-R, ``dmb`` for SMC-D.
     """
+
+    __module__ = "smcsock"
 
     mode: Mode | None
     reason: Reason | None = None
