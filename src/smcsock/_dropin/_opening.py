@@ -23,6 +23,7 @@ __all__ = ["ENDINGS", "METHODS", "stranger"]
 _Method: TypeAlias = Callable[..., Any]
 
 _known = _files.known
+_members = _places.members
 
 _close = os.close
 _socket_init: Any = _plain.socket.__init__
@@ -55,7 +56,10 @@ def _init(before: _Method) -> _Method:
                 self._closed = False
             else:
                 _adopt(before, self, family, type, proto, fileno, settings)
-        elif settings is None or not _is_tcp(family, type, proto):
+        elif settings is None or not (
+            (type == _SOCK_STREAM and family in _FAMILIES and proto in _TCP_PROTOS)
+            or _is_tcp(family, type, proto)
+        ):
             before(self, family, type, proto)
         else:
             _open(
@@ -70,7 +74,8 @@ def _init(before: _Method) -> _Method:
 
 
 def _open(self: Any, family: int, type: int, proto: int, settings: Settings) -> None:
-    _places.mend()
+    if len(_members) != _places.size:
+        _places.mend()
     is_tcp = False
     try:
         if not had_smc():

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from .._socket import StandardSocket
 
-__all__ = ["is_standard", "leave", "mend", "place", "stand_in", "unfollowed"]
+__all__ = ["is_standard", "leave", "members", "mend", "place", "size", "unfollowed"]
 
 Methods: TypeAlias = Mapping[str, Callable[[Any], Any]]
 """By name what makes a method, given the one that stands there."""
@@ -30,8 +30,9 @@ _classes: list[type] = [StandardSocket]
 """socket.socket; and what other executions of the module have made of it."""
 
 _ours: set[Any] = set()
-_size = 0
-"""How many attributes StandardSocket has with ours."""
+members = StandardSocket.__dict__
+size = 0
+"""How many members StandardSocket has with ours: if they are fewer, mend()."""
 
 _was_lost = False
 _lock = threading.Lock()
@@ -79,7 +80,7 @@ def leave() -> None:
 def mend() -> None:
     """Puts methods again where a program that undid its patch has put back what was before."""
     global _was_lost
-    if len(StandardSocket.__dict__) == _size and _is_ours(StandardSocket.__init__):
+    if len(members) == size and _is_ours(StandardSocket.__init__):
         return
     with _lock:
         for name, method in _wanted["socket"].items():
@@ -91,8 +92,8 @@ def mend() -> None:
 
 
 def _measure() -> None:
-    global _size
-    _size = len(StandardSocket.__dict__)
+    global size
+    size = len(members)
 
 
 def _put(cls: type, methods: Methods) -> None:
@@ -141,23 +142,14 @@ def is_standard(function: Any) -> bool:
     )
 
 
-def stand_in() -> str | None:
-    """The class that stands in the place of socket.socket and is none of it."""
-    found: Any = getattr(sys.modules.get("socket"), "socket", None)
-    # A proxy is no class, whatever it says, and makes what it stands for.
-    if issubclass(type(found), type) and not issubclass(found, tuple(_classes)):
-        return f"{found.__module__}.{found.__qualname__}"
-    return None
-
-
 def unfollowed() -> list[str]:
     """What has made, or makes, sockets that smcsock knows nothing of."""
     reasons = []
-    name = stand_in()
-    if name is not None:
-        reasons.append(
-            f"{name} stands in the place of socket.socket: what it opens itself is {_TCP}"
-        )
+    found: Any = getattr(sys.modules.get("socket"), "socket", None)
+    # A proxy is no class, whatever it says, and makes what it stands for.
+    if issubclass(type(found), type) and not issubclass(found, tuple(_classes)):
+        place = f"{found.__module__}.{found.__qualname__} stands in the place of socket.socket"
+        reasons.append(f"{place}: what it opens itself is {_TCP}")
     if _was_lost or is_standard(StandardSocket.__init__):
         reasons.append(f"a socket.socket.__init__ from before was put back: its sockets are {_TCP}")
     return reasons
