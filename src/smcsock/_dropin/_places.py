@@ -146,10 +146,11 @@ def unfollowed() -> list[str]:
     """What has made, or makes, sockets that smcsock knows nothing of."""
     reasons = []
     found: Any = getattr(sys.modules.get("socket"), "socket", None)
-    # A proxy is no class, whatever it says, and makes what it stands for.
-    if issubclass(type(found), type) and not issubclass(found, tuple(_classes)):
-        place = f"{found.__module__}.{found.__qualname__} stands in the place of socket.socket"
-        reasons.append(f"{place}: what it opens itself is {_TCP}")
+    is_other = issubclass(type(found), type) and not issubclass(found, tuple(_classes))
+    # What is derived from none of the two opens its sockets through one of them.
+    if is_other and any(cls not in _classes for cls in _socket.socket.__subclasses__()):
+        name = f"{found.__module__}.{found.__qualname__}"
+        reasons.append(f"{name} stands in the place of socket.socket: its sockets are {_TCP}")
     if _was_lost or is_standard(StandardSocket.__init__):
         reasons.append(f"a socket.socket.__init__ from before was put back: its sockets are {_TCP}")
     return reasons

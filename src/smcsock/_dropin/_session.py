@@ -18,8 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from importlib.machinery import PathFinder
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Any, NoReturn
 
 from .._socket import Fallback
@@ -27,10 +26,11 @@ from ._install import install
 from ._libraries import loaded_libraries
 from ._methods import unfollowed
 from ._report import Outcome, Report, lines, with_modes
+from ._shadowed import give_way
 from ._spool import Spool, Stage, as_json
 from ._system import Budget, is_alive, now, started, system
 
-__all__ = ["Run", "begin", "give_way", "publish"]
+__all__ = ["Run", "begin", "publish"]
 
 _VARIABLE = "SMCSOCK_RUN"
 _PATH = "PYTHONPATH"
@@ -69,8 +69,11 @@ class Run:
         environment[_PATH] = os.pathsep.join([hook, *entries]) if entries != [""] else hook
 
 
-def begin(hook: str, options: str) -> None:
-    """Installs smcsock as the options say; called before the program starts."""
+def begin(hook: str, options: str, modules: set[str]) -> None:
+    """Installs smcsock as the options say; called before the program starts.
+
+    ``modules`` are the names of those that were imported before smcsock.
+    """
     run = Run(**json.loads(options))
     if run.pid == 0:
         run = replace(run, pid=system.getpid(), start=started(system.getpid()) or 0)
@@ -96,6 +99,9 @@ def begin(hook: str, options: str) -> None:
         reporter.start()
     _Exec(run, hook, reporter).start()
     atexit.register(_say_unfollowed)
+    if not interpreter:
+        with contextlib.suppress(Exception):  # whatever finders and modules there are
+            give_way(modules)
 
 
 def _forget(hook: str) -> None:
@@ -106,35 +112,6 @@ def _forget(hook: str) -> None:
         os.environ[_PATH] = os.pathsep.join(entries)
     else:
         del os.environ[_PATH]
-
-
-def give_way(before: set[str]) -> None:
-    """Lets the program have modules of its own whose names are those of what smcsock imported.
-
-    ``before`` are the modules that there were without smcsock.
-    """
-    if sys.flags.safe_path or _interpreter():
-        return
-    place = ""
-    if sys.argv[0] not in ("", "-", "-c", "-m"):
-        place = os.path.realpath(sys.argv[0])
-        if PathFinder.find_spec("__main__", [place]) is None:  # no directory, nor zipapp
-            place = os.path.dirname(place)
-    kept = {*before, *sys.builtin_module_names, "smcsock", "sitecustomize"}
-    packages = {name.partition(".")[0] for name in sys.modules} - kept
-    shadowed = {package for package in packages if _is_shadowed(sys.modules[package], place)}
-    for name in list(sys.modules):
-        if name.partition(".")[0] in shadowed:
-            del sys.modules[name]
-
-
-def _is_shadowed(module: ModuleType, place: str) -> bool:
-    """Whether another module of that name is in a directory, or archive."""
-    found = PathFinder.find_spec(module.__name__, [place])
-    known = module.__spec__
-    if found is None or found.origin is None or known is None:
-        return False
-    return found.origin != known.origin
 
 
 def _say_unfollowed() -> None:

@@ -49,8 +49,7 @@ def _begin(here, options):
                 import smcsock._dropin._session
             finally:
                 sys.path.remove(root)
-        smcsock._dropin._session.begin(here, options)
-        smcsock._dropin._session.give_way(before)
+        smcsock._dropin._session.begin(here, options, before)
     except Exception as error:  # of begin(): it may be another version of smcsock
         _give_up(error, options)
 
