@@ -113,6 +113,7 @@ class PlainSocket(_socket.socket):
 
     def connect(self, address: Any) -> None:
         with contextlib.closing(_socket.socket(fileno=os.dup(self.fileno()))) as same:
+            same.settimeout(self.gettimeout())
             same.connect(address)
 
     def accept(self) -> tuple["PlainSocket", Any]:
