@@ -122,7 +122,7 @@ def test_debug_says_how_a_program_is_run(tmp_path: Path, mode: Mode) -> None:
 
 
 SELF = """
-import os, sys
+import os, resource, sys
 from pathlib import Path
 
 def me():
@@ -130,7 +130,7 @@ def me():
 
 print(me(), sys.argv[1:], Path(sys.path[0]).name, __file__ if "__file__" in globals() else "-")
 print(sys.path, {k: v for k, v in os.environ.items() if k.startswith(("SMC", "PY"))})
-print(sys.flags, sys.stdout.line_buffering, sys.warnoptions)
+print(sys.flags, sys.stdout.line_buffering, sys.warnoptions, resource.__file__)
 """
 
 
@@ -139,6 +139,7 @@ print(sys.flags, sys.stdout.line_buffering, sys.warnoptions)
 def test_the_program_sees_what_it_always_sees(kind: str, tmp_path: Path) -> None:
     path = program(tmp_path, SELF)
     program(tmp_path, SELF, "__main__.py")
+    program(tmp_path, "# by the name of one that smcsock imports", "resource.py")
     how = {
         "file": [path],
         "module": ["-m", "program"],
