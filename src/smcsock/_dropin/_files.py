@@ -10,13 +10,13 @@ from collections.abc import Callable
 from socket import SO_PROTOCOL, SOL_SOCKET
 from typing import Any
 
-from .. import _smcsock
+from .. import _plain, _smcsock
 from .._errors import FallbackError, refused
 from .._kernel._smc_info import Mode, SmcInfo, decode
 from .._kernel._sock_diag import records
 from .._smcsock import AF_SMC, IPPROTO_SMC
 from .._socket import socket as smcsock_socket
-from . import _plain, _settings
+from . import _settings
 from ._report import NOT_SELECTED, Outcome, Side
 from ._settings import Settings
 

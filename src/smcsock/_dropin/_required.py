@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from .. import _smcsock
+from .. import _plain, _smcsock
 from .._errors import FallbackError
 from .._socket import StandardSocket
 from .._socket import socket as smcsock_socket
-from . import _files, _plain, _settings
+from . import _files, _settings
 from ._places import stand_in
 from ._settings import Settings
 
