@@ -13,6 +13,12 @@ __all__ = ["Server"]
 _MAX_CLIENTS = 8
 """Connections at a time; others wait."""
 
+_LOOK = 0.5
+"""Seconds after which one who waits for a client looks whether its listener was closed.
+
+That alone would not wake it, and the kernel would keep the listener for it.
+"""
+
 
 class Server:
     """Listens on four ports from ``port`` on; with 0 the kernel chooses them."""
@@ -40,12 +46,15 @@ class Server:
     def start(self) -> None:
         """Serves in threads of its own, which end with the process."""
         for listener in self.listeners:
+            listener.settimeout(_LOOK)
             threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def _accept(self, listener: Any) -> None:
         while True:
             try:
                 sock, _ = listener.accept()
+            except TimeoutError:
+                continue
             except OSError:
                 if listener.fileno() == -1:
                     return
