@@ -2,8 +2,9 @@
 
     python docs/picture.py [NAME ...]
 
-writes docs/_static/NAME.svg, of all that are in SCENES unless some are named. It needs the
-extra ``docs`` and what tests/vm needs; one guest with SMC-D does for all.
+writes docs/_static/NAME.svg, or into another directory (--into), of all that are in SCENES
+unless some are named. It needs the extra ``docs`` and what tests/vm needs; one guest with
+SMC-D does for all.
 """
 
 import argparse
@@ -20,9 +21,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.text import Text
 
 import smcsock
 from smcsock._cli import parser
@@ -59,6 +57,7 @@ def main() -> None:
     """Runs the commands in a guest and draws what they printed."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENES))
+    options.add_argument("--into", type=Path, default=STATIC, metavar="DIRECTORY")
     options.add_argument("--record", type=Path, help=argparse.SUPPRESS)  # in the guest
     parsed = options.parse_args()
     names = [name for name in parsed.names or SCENES if exists(SCENES[name])]
@@ -70,7 +69,8 @@ def main() -> None:
         vm = [sys.executable, str(VM), "run", "--rwdir", directory, "--", *here]
         subprocess.run(vm, check=True)
         for name in names:
-            draw(SCENES[name], Path(directory, name).read_bytes().decode(), STATIC / f"{name}.svg")
+            printed = Path(directory, name).read_bytes().decode()
+            draw(SCENES[name], printed, parsed.into / f"{name}.svg")
 
 
 def exists(scene: Scene) -> bool:
@@ -132,6 +132,9 @@ def traffic() -> Iterator[None]:
 
 def draw(scene: Scene, printed: str, file: Path) -> None:
     """The picture of a command and what it printed."""
+    from rich.console import Console  # not in the guest, which takes seconds to load it
+    from rich.text import Text
+
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True)
         shown = f"{scene.prefix}smcsock {scene.arguments}"
