@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,19 @@ def test_picture(suffix: str, shell: Shell, tmp_path: Path) -> None:
         ("--sizes 0", "not sizes"),
         (f"--sizes {MAX_SIZE + 1}", "not sizes"),
         ("--plot x.pdf", "needs a name that ends with .png or .svg"),
+        ("--seconds 3600 --rounds 1", "take less --seconds or more --rounds"),
     ],
 )
 def test_wrong_usage(options: str, text: str, shell: Shell) -> None:
     status, out, err = shell.run(f"bench {options}")
     assert (status, out, text in err) == (2, "", True)
+
+
+@on_host
+def test_picture_that_cannot_be_written_is_told_at_once(shell: Shell, tmp_path: Path) -> None:
+    status, out, err = shell.run(f"bench --plot {tmp_path}/no/bench.png")
+    assert (status, out) == (1, "")
+    assert err.endswith("/no/bench.png: there is no such directory\n")
 
 
 @on_host
@@ -125,8 +134,8 @@ def test_server_ends_what_is_no_request(data: bytes, server: Server) -> None:
     for port in server.ports[:2]:
         with socket.create_connection(("127.0.0.1", port), LIMIT) as client:
             client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
-            with contextlib.suppress(ConnectionResetError):
+            with contextlib.suppress(OSError):  # it may have ended it already
+                client.shutdown(socket.SHUT_WR)
                 assert client.recv(100) == b""
 
 
@@ -145,6 +154,43 @@ def test_server_has_so_many_clients_at_a_time(server: Server) -> None:
         clients[0].close()
         clients[8].settimeout(LIMIT)
         assert clients[8].recv(1) == b"x"
+
+
+def dribble(sock: socket.socket) -> None:
+    while True:
+        sock.sendall(b"x")
+        time.sleep(0.05)
+
+
+def test_server_ends_a_client_that_takes_its_time(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it sends a byte of what it has said."""
+    monkeypatch.setattr("smcsock._bench._server.MAX_SECONDS", 0.5)
+    for port in server.ports[:2]:
+        with socket.create_connection(("127.0.0.1", port), LIMIT) as client:
+            client.sendall(request(1, MAX_SIZE))
+            with pytest.raises(ConnectionError):
+                dribble(client)
+
+
+def test_server_outlives_clients_that_are_gone(server: Server) -> None:
+    """Resets, half-closed and idle connections, and one that reads nothing of its echo."""
+    with contextlib.ExitStack() as stack:
+        for port in server.ports[:2]:
+            for data in (b"", b"SM", request(1, 100), request(2, MAX_SIZE) + bytes(1000)):
+                client = socket.create_connection(("127.0.0.1", port), LIMIT)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.sendall(data)
+                client.close()
+            for data in (b"", request(1, 70000) + bytes(70000)):
+                client = stack.enter_context(socket.create_connection(("127.0.0.1", port), LIMIT))
+                client.sendall(data)
+        client = stack.enter_context(
+            socket.create_connection(("127.0.0.1", server.ports[1]), LIMIT)
+        )
+        client.sendall(request(1, 1) + b"x")
+        assert client.recv(1) == b"x"
 
 
 def test_server_counts_what_it_got(server: Server) -> None:

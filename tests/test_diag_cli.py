@@ -38,8 +38,10 @@ from test_socket import time_limit as time_limit
 from smcsock import Mode, SmcInfo, State, _cli, diag, has_smc
 from smcsock._cli import main
 from smcsock._cli._common import ExitCode
+from smcsock._cli._devices import _is_wanted_smcd, _wanted_smcr
 from smcsock._cli._diag import say_items, say_lists, say_table
 from smcsock._cli._filter import parse_filter
+from smcsock.diag import Pci, Port, SmcdDevice, SmcrDevice
 from smcsock.diag._errors import NOT_PERMITTED as NOT_PERMITTED_TEXT
 
 __all__ = ["changing", "own_pnet_table", "own_ueids"]
@@ -648,8 +650,8 @@ def test_changing_takes_privilege(shell: Shell, smc_mode: Mode) -> None:
 
 
 def test_devices_are_filtered(shell: Shell, smc_mode: Mode) -> None:
-    nothing: dict[str, list[Any]] = {"smcd": [], "smcr": []}
-    for words in ("--netdev none", "--ibdev none", "--pnetid NONE"):
+    nothing: dict[str, list[Any]] = {"smcd": [], "dibs": [], "smcr": []}
+    for words in ("--netdev none", "--ibdev none", "--pnetid NONE", "--id none"):
         shown = shell.json(f"devices {words}")
         assert {name: shown[name] for name in nothing} == nothing
     header, *rows = shell.lines("devices --by-pnetid")
@@ -657,6 +659,17 @@ def test_devices_are_filtered(shell: Shell, smc_mode: Mode) -> None:
     if smc_mode is Mode.SMCR:
         assert [row.split()[:4] for row in rows] == [["SMC-R", "rxe0", "1", "lo"]]
         assert len(shell.json("devices --netdev lo --ibdev rxe0")["smcr"]) == 1
+
+
+@on_host
+@pytest.mark.parametrize(("words", "found"), [("", 2), ("8", 1), ("0008", 1), ("0018:00:00.0", 1)])
+def test_devices_are_filtered_by_id(words: str, found: int) -> None:
+    options = _cli.parse(["devices", *(["--id", words] if words else [])])
+    smcd = SmcdDevice(Pci("0008:00:00.0", 8, 0x1C4, 0x1014, 0x4ED), 0, "", False)
+    port = Port(1, True, "ens24", 0, "", False)
+    smcr = SmcrDevice("mlx5_0", Pci("0018:00:00.0", 0x18, 0x1C5, 0x15B3, 0x1016), False, (port,))
+    wanted = [_is_wanted_smcd(smcd, options), _wanted_smcr(smcr, options) is not None]
+    assert wanted.count(True) == found
 
 
 def test_stats_count_from_a_reset_on(
@@ -684,16 +697,56 @@ def test_stats_count_from_a_reset_on(
 
 
 @on_host
-@pytest.mark.parametrize(("word", "command"), [("dev", "devices"), ("l", "linkgroups")])
-def test_abbreviated_command(word: str, command: str, shell: Shell) -> None:
-    assert shell.output(f"{word} --help").startswith(f"usage: smcsock {command} ")
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("dev", "devices"),
+        ("l", "linkgroups"),
+        ("u a", "ueid add"),
+        ("sei e", "seid enable"),
+        ("hs dis", "hs-limit disable"),
+        ("pn f", "pnet flush"),
+    ],
+)
+def test_abbreviated_command(words: str, command: str, shell: Shell) -> None:
+    assert shell.output(f"{words} --help").startswith(f"usage: smcsock {command} ")
 
 
 @on_host
-@pytest.mark.parametrize("word", ["s", "x", "ss2", "de-v"])
-def test_word_that_abbreviates_no_command(word: str, shell: Shell) -> None:
-    status, _, err = shell.run(word)
-    assert (status, f"invalid choice: '{word}'" in err) == (USAGE, True)
+@pytest.mark.parametrize(
+    ("words", "action"),
+    [
+        ("linkg l", "link-show"),
+        ("linkg sh", "show"),
+        ("dev s", "show"),
+        ("stat res", "reset"),
+        ("sys s", "show"),
+        ("linkg --id 1 show", "show"),
+        ("dev --netdev s", "show"),
+    ],
+)
+def test_abbreviated_action(words: str, action: str, parser: argparse.ArgumentParser) -> None:
+    assert _cli.parse(words.split()).action == action
+
+
+@on_host
+def test_actions_are_those_of_the_parsers(parser: argparse.ArgumentParser) -> None:
+    def choices(of: argparse.ArgumentParser) -> Any:
+        return next(
+            (each.choices for each in of._actions if each.choices and not each.option_strings), ()
+        )
+
+    found = {name: tuple(choices(command)) for name, command in choices(parser).items()}
+    assert {name: actions for name, actions in found.items() if actions} == _cli.ACTIONS
+
+
+@on_host
+@pytest.mark.parametrize(
+    "words", ["s", "x", "ss2", "de-v", "ueid x", "seid able", "stats s-", "ueid --json s"]
+)
+def test_word_that_abbreviates_nothing(words: str, shell: Shell) -> None:
+    status, _, err = shell.run(words)
+    assert (status, f"invalid choice: '{words.split()[-1]}'" in err) == (USAGE, True)
 
 
 def test_collected_report(shell: Shell, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -13,21 +14,25 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import conftest
 import pytest
 from command import invocation
-from conftest import SMC, on_host, slow
+from conftest import SMC, VM_MODE, on_host, slow
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 from test_diag_cli import Shell, parser, shell
+from test_signals import SlowHandshake, one_signal_when
 from test_smc_info import NOBODY, in_child, need_root
 from test_socket import LIMIT
 from test_socket import time_limit as time_limit
+from test_timeouts import slow_loopback
 
-from smcsock import Mode, diag, has_smc
+from smcsock import Mode, State, diag, has_smc
 from smcsock._kernel._reasons import reason
 from smcsock._metrics import FallbackReasons, last_reasons
 from smcsock.diag import Direction, Fallback, Sizes, Stats, Technology
@@ -36,6 +41,8 @@ __all__ = ["parser", "shell"]
 
 CONTRIB = Path(__file__).resolve().parent.parent / "contrib"
 NOSMCDEV = 0x03030000
+LONG = 500
+"""Seconds until a test fails that has a Prometheus started in a guest."""
 
 
 class ByLabels(dict[tuple[str, ...], float]):
@@ -227,13 +234,11 @@ def need(program: str) -> None:
         pytest.skip(f"{program} is not installed")
 
 
-def expressions() -> list[str]:
-    """What the dashboard and the alerts ask for."""
+def dashboard() -> list[str]:
+    """What the dashboard asks for, of all hosts and the last ten minutes."""
     board = json.loads((CONTRIB / "grafana/smcsock.json").read_text())
     asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    asked = [text.replace("$__rate_interval", "1m").replace("$instance", ".*") for text in asked]
-    rules = (CONTRIB / "prometheus/smcsock.rules.yml").read_text()
-    return asked + re.findall(r"expr: (?!\|)(.*)", rules)
+    return [text.replace("$__rate_interval", "10m").replace("$instance", ".*") for text in asked]
 
 
 @on_host
@@ -272,30 +277,184 @@ def test_units_are_hardened(name: str, tmp_path: Path) -> None:
         assert words[0] != "verify" or done.stderr == ""
 
 
-@slow
-def test_prometheus_scrapes_and_answers_the_dashboards_queries(tmp_path: Path) -> None:
-    need("prometheus")
-    with listening() as (url, _), prometheus(url, tmp_path) as ask, contextlib.ExitStack() as stack:
+def nonzero(values: Mapping[tuple[str, ...], float]) -> ByLabels:
+    """The same without what is 0, and without empty labels, which Prometheus drops."""
+    found = ByLabels()
+    for labels, value in values.items():
+        if value:
+            found[tuple(filter(None, labels))] = value
+    return found
+
+
+class Answers:
+    """What a real Prometheus answers; ``ask`` gets the vector of a query."""
+
+    def __init__(self, ask: Any) -> None:
+        self._ask = ask
+
+    def values(self, query: str) -> ByLabels:
+        """Values by those of the labels, but for what Prometheus itself adds."""
+        added = ("__name__", "instance", "job")
+        return nonzero(
+            {
+                tuple(value for name, value in entry["metric"].items() if name not in added): float(
+                    entry["value"][1]
+                )
+                for entry in self._ask(query)
+            }
+        )
+
+    def wait_for(self, query: str, expected: Any) -> None:
+        """Fails if that is not the answer in the end."""
         deadline = time.monotonic() + LIMIT * 4
-        while not (up := ask("smc_up")) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert [entry["value"][1] for entry in up] == [str(int(has_smc()))]
-        if has_smc():
-            stack.enter_context(SMC.pair())
-            known = {entry["metric"]["__name__"] for entry in ask('{__name__=~"smc_.*"}')}
-            for text in expressions():
-                ask(text)
-                names = set(re.findall(r"\bsmc_\w+", text))
-                optional = {
-                    "smc_links",
-                    "smc_port_active",
-                    "smc_fallback_reasons_total",
-                    "smc_sockets",
-                }
-                assert names <= known | optional | {"smc_link_groups"}
+        while (found := self.values(query)) != expected:
+            assert time.monotonic() < deadline, f"{query}: {found}, not {expected}"
+            time.sleep(0.5)
+
+
+@slow
+def test_prometheus_of_a_kernel_without_smc(tmp_path: Path) -> None:
+    need("prometheus")
+    if has_smc():
+        pytest.skip("this kernel has SMC")
+    with conftest.time_limit(LONG), listening() as (url, _), prometheus(url, tmp_path) as ask:
+        alert = tuple(sorted(("SmcUnavailable", "pending", "warning")))
+        Answers(ask).wait_for("ALERTS", {alert: 1})
+        for text in dashboard():
+            ask(text)
+
+
+@slow
+def test_prometheus_answers_the_dashboards_queries(smc_mode: Mode, tmp_path: Path) -> None:
+    """Each with what smcsock.diag counts of connections, fallbacks and errors made here."""
+    need("prometheus")
+    fall_back(1, 1)  # a reason that is new has no rate as yet
+    with (
+        conftest.time_limit(LONG),
+        listening() as (url, _),
+        prometheus(url, tmp_path) as ask,
+        contextlib.ExitStack() as stack,
+    ):
+        answers = Answers(ask)
+        before = diag.stats()
+        answers.wait_for("sum(smc_connections_total)", {(): connections(before)})
+        for _ in range(8):
+            client, _ = stack.enter_context(SMC.pair())
+            for _ in range(10):
+                client.sendall(b"x" * 100)
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client.send(bytes(100_000))
+        fall_back(6, 4)
+        fail_a_handshake()
+        after = diag.stats()
+        answers.wait_for("sum(smc_connections_total)", {(): connections(after)})
+        # With more samples it matters less how Prometheus extrapolates to ten minutes.
+        answers.wait_for("count_over_time(smc_up[10m]) >= bool 8", {(): 1})
+        alert = tuple(sorted(("SmcFallbackRatio", "pending", "warning")))
+        answers.wait_for("ALERTS", {alert: 1})
+        check_dashboard(answers, before, after)
+
+
+def connections(counted: Stats) -> int:
+    return counted.smcd.connections + counted.smcr.connections
+
+
+def fall_back(clients: int, servers: int) -> None:
+    """Connections of which one end is TCP."""
+    with SMC.tcp_socket() as listener:
+        listener.bind((SMC.host, 0))
+        listener.listen()
+        for _ in range(clients):
+            with SMC.open() as client:
+                client.connect(listener.getsockname())
+    with SMC.listener() as listener:
+        for _ in range(servers):
+            with SMC.tcp_socket() as client:
+                client.connect(listener.getsockname())
+                listener.accept()[0].close()
+
+
+def fail_a_handshake() -> None:
+    """A signal ends it, where it can be made to take that long."""
+    if VM_MODE is None:
+        return
+    with (
+        SMC.listener() as listener,
+        slow_loopback(),
+        SMC.open() as client,
+        one_signal_when(SlowHandshake(listener).has_begun),
+    ):
+        assert client.connect_ex(listener.getsockname()) == errno.EINTR
+
+
+def check_dashboard(answers: Answers, before: Stats, after: Stats) -> None:
+    counted = after.since(before)
+    made = counted.smcd.client_v2 + counted.smcd.server_v2
+    fell = {("client",): counted.client_fallbacks, ("server",): counted.server_fallbacks}
+    assert (made, counted.client_fallbacks >= 6, counted.server_fallbacks >= 4) == (16, True, True)
+    directions = {"sent": counted.smcd.sent, "received": counted.smcd.received}
+    sockets = Counter(
+        (str(info.mode or "undecided").replace("-", "").lower(), State(info.state).name.lower())
+        for info in diag.sockets()
+        if info.state is not None
+    )
+    a_second = answers.values('rate(smc_connections_total{role="client"}[10m])')
+    second = counted.smcd.client_v2 / a_second["smcd", "client", "2"]
+    rates: dict[str, Mapping[Any, float]] = {
+        "connections": {("smcd", "client"): made / 2, ("smcd", "server"): made / 2},
+        "fallbacks": fell,
+        "fallback_reasons": {
+            (entry.role, f"0x{entry.reason.code:08x}", entry.reason.name): entry.count
+            for entry in counted.fallbacks
+        },
+        "bytes": {("smcd", way): of.bytes for way, of in directions.items()},
+        "requests": {("smcd", way): of.requests for way, of in directions.items()},
+        "buffer_full": {
+            ("smcd", way, end): count
+            for way, of in directions.items()
+            for end, count in (("local", of.full), ("peer", of.peer_full))
+        },
+        "buffer_too_small": {
+            ("smcd", way, end): count
+            for way, of in directions.items()
+            for end, count in (("local", of.too_small), ("peer", of.peer_too_small))
+        },
+        "handshake_errors": {
+            ("client",): counted.client_handshake_errors,
+            ("server",): counted.server_handshake_errors,
+        },
+    }
+    gauges: dict[str, Mapping[Any, float]] = {
+        "smc_up": {(): 1},
+        "sum(smc_link_groups{": {},
+        "count(smc_port_active": {},
+        "sum by (technology, direction) (smc_buffer_usage_bytes": {
+            ("smcd", "sent"): after.smcd.sent.buffer_bytes or 0,
+            ("smcd", "received"): after.smcd.received.buffer_bytes or 0,
+        },
+        "sum by (mode, state) (smc_sockets": sockets,
+        "sum by (technology, type) (smc_link_groups": {
+            ("smcd", ""): sum(isinstance(of, diag.SmcdLinkGroup) for of in diag.link_groups())
+        },
+        "sum by (device, port, state) (smc_links": {},
+        "smc_port_active": {},
+    }
+    for query in dashboard():
+        if query.startswith("sum(rate(smc_fallbacks_total"):
+            share = sum(fell.values()) / (sum(fell.values()) + made)
+            answers.wait_for(query, {(): pytest.approx(share, rel=0.1)})
+        elif query.startswith("histogram_quantile(0.5,"):
+            assert 0 < answers.values(query)["smcd", "sent"] <= 8192
+        elif query.startswith("histogram_quantile(0.99,"):
+            assert 65536 < answers.values(query)["smcd", "sent"] <= 131072
+        elif name := re.search(r"rate\(smc_(\w+)_total", query):
+            expected = {of: count / second for of, count in rates[name[1]].items()}
+            answers.wait_for(query, pytest.approx(nonzero(expected), rel=0.2))
         else:
-            for text in expressions():
-                ask(text)
+            (values,) = [value for start, value in gauges.items() if query.startswith(start)]
+            answers.wait_for(query, nonzero(values))
 
 
 @contextlib.contextmanager
@@ -308,10 +467,10 @@ def prometheus(url: str, directory: Path) -> Iterator[Any]:
     shutil.copy(CONTRIB / "prometheus/smcsock.rules.yml", directory)
     config = directory / "prometheus.yml"
     config.write_text(
-        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+        "global: {evaluation_interval: 2s}\n"
         "rule_files: [smcsock.rules.yml]\n"
         "scrape_configs:\n"
-        f"  - {{job_name: smc, scrape_interval: 2s, scrape_timeout: 2s, "
+        f"  - {{job_name: smc, scrape_interval: 4s, scrape_timeout: 4s, "
         f"static_configs: [{{targets: ['{target}']}}]}}\n"
     )
     with open(directory / "log", "w") as log:

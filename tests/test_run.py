@@ -101,6 +101,23 @@ def test_a_program_runs_over_smc_and_the_report_says_so(tmp_path: Path, mode: Mo
     assert bool(advice) is (VM_MODE == "tcp")
 
 
+@slow
+def test_debug_says_how_a_program_is_run(tmp_path: Path, mode: Mode) -> None:
+    path = program(tmp_path, f"{CONNECT}\nconnect()")
+    result = run("-d", "-t", "64k", "--only", "127.0.0.1:*", path)
+    begun, *sockets, title, _connected, _accepted = result.stderr.splitlines()
+    assert begun.startswith("smcsock: runs ")
+    assert begun.endswith(f" {path}")
+    if smcsock.has_smc():
+        assert sockets == [
+            "smcsock: TCP sockets of Python code become SMC sockets, for 127.0.0.1/32:* only",
+            "smcsock: their send buffers have 65536 bytes",
+        ]
+        assert title == f"smcsock: 2 connections: 2 {mode}"
+    else:
+        assert sockets == ["smcsock: TCP sockets stay what they are: this kernel has no SMC"]
+
+
 # ----- as if it were run by Python itself
 
 

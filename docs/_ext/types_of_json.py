@@ -8,6 +8,7 @@ from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_or
 from smcsock import Mode, Reason, SmcInfo
 from smcsock._cli import _diag, _info
 from smcsock._dropin._report import Side
+from smcsock._kernel._rnics import PciFunction
 from smcsock.diag import (
     Link,
     PnetId,
@@ -147,6 +148,7 @@ OF_COMMAND: dict[str, Any] = {
     "seid": SystemEid,
     "pnet": list[PnetId],
     "hs-limit": Limitation,
+    "rnics": list[PciFunction],
 }
 """What a command writes with --json."""
 

@@ -3,6 +3,17 @@
 from ._measure import Plan, measure
 from ._result import Results, Run
 from ._server import Server
-from ._wire import BUFFER, MAX_SIZE, Variant
+from ._wire import BUFFER, MAX_SECONDS, MAX_SIZE, TIMEOUT, Variant
 
-__all__ = ["BUFFER", "MAX_SIZE", "Plan", "Results", "Run", "Server", "Variant", "measure"]
+__all__ = [
+    "BUFFER",
+    "MAX_SECONDS",
+    "MAX_SIZE",
+    "TIMEOUT",
+    "Plan",
+    "Results",
+    "Run",
+    "Server",
+    "Variant",
+    "measure",
+]

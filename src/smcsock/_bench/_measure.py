@@ -7,9 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._result import Results, Run
-from ._wire import VARIANTS, Kind, Request, Variant, receive_exactly, receive_report
+from ._wire import VARIANTS, Kind, Place, Request, Variant, receive_exactly, receive_report
 
 __all__ = ["Plan", "measure"]
+
+_PLAIN_TCP = Variant(is_smc=False, is_large=False)
+
+_MAX_CONNECTIONS = 10_000
+"""Of a variant in all: each leaves a port in TIME_WAIT, of which there are 28,232."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +38,34 @@ def measure(
 
     ``progress`` gets the number of each part and its name. Raises OSError.
     """
+    places = _places(host, ports)
     runs = {variant.name: Run() for variant in VARIANTS}
     step = 0
     for _ in range(plan.rounds):
         for name, part, variants in _parts(plan):
-            for variant, port in zip(VARIANTS, ports, strict=True):
+            for variant, place in zip(VARIANTS, places, strict=True):
                 if variant in variants:
                     progress(step, f"{variant.name}: {name}")
-                    part(variant, (host, port), runs[variant.name], plan.seconds)
+                    part(variant, place, runs[variant.name], plan)
                     step += 1
     return Results(runs)
 
 
-_Part = Callable[[Variant, tuple[str, int], Run, float], None]
+def _places(host: str, ports: list[int]) -> list[Place]:
+    """Where the listeners are at the first of the host's addresses that answers."""
+    error: OSError = ConnectionError("the name has no address")
+    for family, _, _, _, address in _stdlib.getaddrinfo(host, ports[0], type=_stdlib.SOCK_STREAM):
+        places = [(int(family), (address[0], port, *address[2:])) for port in ports]
+        try:
+            _PLAIN_TCP.connect(places[VARIANTS.index(_PLAIN_TCP)]).close()
+        except OSError as failed:
+            error = failed
+        else:
+            return places
+    raise error
+
+
+_Part = Callable[[Variant, Place, Run, Plan], None]
 
 
 def _parts(plan: Plan) -> list[tuple[str, _Part, list[Variant]]]:
@@ -57,13 +77,13 @@ def _parts(plan: Plan) -> list[tuple[str, _Part, list[Variant]]]:
     ]
 
 
-def _connections(variant: Variant, address: tuple[str, int], run: Run, seconds: float) -> None:
+def _connections(variant: Variant, place: Place, run: Run, plan: Plan) -> None:
     """How many connections a second can be opened, used once and closed."""
     request = Request(Kind.ECHO, 1).pack()
     began = now = time.monotonic()
     count = 0
-    while now < began + seconds or not count:
-        with variant.connect(address) as sock:
+    while (now < began + plan.seconds and count < _MAX_CONNECTIONS // plan.rounds) or not count:
+        with variant.connect(place) as sock:
             sock.sendall(request + b"x")
             receive_exactly(sock, 1)
         count += 1
@@ -71,13 +91,13 @@ def _connections(variant: Variant, address: tuple[str, int], run: Run, seconds: 
     run.connections.append(count / (now - began))
 
 
-def _round_trips(variant: Variant, address: tuple[str, int], run: Run, seconds: float) -> None:
-    with variant.connect(address) as sock:
+def _round_trips(variant: Variant, place: Place, run: Run, plan: Plan) -> None:
+    with variant.connect(place) as sock:
         sock.sendall(Request(Kind.ECHO, 1).pack() + b"x")
         receive_exactly(sock, 1)  # the first one is dear
         run.modes.append(_mode(variant, sock))
         began = now = time.perf_counter()
-        while now < began + seconds:
+        while now == began or now < began + plan.seconds:
             sock.sendall(b"x")
             receive_exactly(sock, 1)
             earlier, now = now, time.perf_counter()
@@ -85,15 +105,15 @@ def _round_trips(variant: Variant, address: tuple[str, int], run: Run, seconds: 
 
 
 def _throughput(size: int) -> _Part:
-    def part(variant: Variant, address: tuple[str, int], run: Run, seconds: float) -> None:
+    def part(variant: Variant, place: Place, run: Run, plan: Plan) -> None:
         message = bytes(size)
-        with variant.connect(address) as sock:
+        with variant.connect(place) as sock:
             sock.sendall(Request(Kind.SINK, size).pack())
             if variant.is_large:
                 run.modes.append(_mode(variant, sock))
             began, cpu = time.monotonic(), time.thread_time_ns()
             count = 0
-            while time.monotonic() < began + seconds:
+            while not count or time.monotonic() < began + plan.seconds:
                 sock.sendall(message)
                 count += size
             cpu = time.thread_time_ns() - cpu

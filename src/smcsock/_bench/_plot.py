@@ -18,6 +18,7 @@ def plot(results: Results, path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
+    smc = results.mode if results.is_of_smc else "SMC socket (TCP)"
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     for name, run in results.runs.items():
         speeds = run.summary()["throughput_bytes_per_second"]
@@ -25,9 +26,9 @@ def plot(results: Results, path: Path) -> None:
         sizes = [int(size) for size in speeds]
         style = "--" if name.endswith("large") else "-"
         color = "C0" if name.startswith("tcp") else "C1"
-        label = name.replace("smc", results.mode or "SMC").replace("tcp", "TCP")
+        label = name.replace("smc", smc).replace("tcp", "TCP").replace("large", "larger buffers")
         values = [speed / 1e6 for speed in speeds.values()]
-        left.plot(sizes, values, style, color=color, marker="o", label=f"{label}")
+        left.plot(sizes, values, style, color=color, marker="o", label=label)
     left.set(xscale="log", yscale="log", ylabel="MB/s", title="Throughput by size of messages")
     left.set_xticks(sizes, [format_size(size) for size in sizes])
     left.minorticks_off()
@@ -38,7 +39,7 @@ def plot(results: Results, path: Path) -> None:
         whis=(1, 99),
         showfliers=False,
     )
-    right.set_xticks([1, 2], ["TCP", results.mode or "SMC"])
+    right.set_xticks([1, 2], ["TCP", smc])
     right.set(title="Round trip", ylabel="us (1 % to 99 %)", ylim=(0, None))
     figure.savefig(path)
     pyplot.close(figure)

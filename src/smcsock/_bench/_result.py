@@ -85,9 +85,14 @@ class Results:
         """What the SMC connections were, "SMC-D" for one; each once."""
         return ", ".join(dict.fromkeys(self.runs["smc"].modes + self.runs["smc large"].modes))
 
+    @property
+    def is_of_smc(self) -> bool:
+        """Whether all SMC connections were."""
+        return self.mode.startswith("SMC-") and "TCP" not in self.mode
+
     def conclusion(self) -> str:
         """One sentence on what it means."""
-        if not self.mode.startswith("SMC-") or "TCP" in self.mode:
+        if not self.is_of_smc:
             return f"This says nothing of SMC: its connections were {self.mode or 'none'}."
         tcp, smc = self.runs["tcp"], self.runs["smc"]
         parts = []

@@ -69,16 +69,17 @@ class Server:
             with sock, contextlib.suppress(OSError, ValueError):
                 sock.settimeout(TIMEOUT)
                 sock.setsockopt(_stdlib.IPPROTO_TCP, _stdlib.TCP_NODELAY, 1)
-                request = Request.receive(sock)
+                deadline = time.monotonic() + MAX_SECONDS
+                request = Request.receive(sock, deadline)
                 serve = _echo if request.kind is Kind.ECHO else _sink
-                serve(sock, request.size, time.monotonic() + MAX_SECONDS)
+                serve(sock, request.size, deadline)
         finally:
             self._slots.release()
 
 
 def _echo(sock: Any, size: int, deadline: float) -> None:
-    while time.monotonic() < deadline:
-        sock.sendall(receive_exactly(sock, size))
+    while True:
+        sock.sendall(receive_exactly(sock, size, deadline))
 
 
 def _sink(sock: Any, size: int, deadline: float) -> None:

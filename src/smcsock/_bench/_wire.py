@@ -1,10 +1,12 @@
 """What client and server say to each other, and what they must not exceed."""
 
+import math
 import socket as _stdlib
 import struct
+import time
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, TypeAlias
 
 from .. import create_server
 from .. import socket as smc_socket
@@ -16,6 +18,7 @@ __all__ = [
     "TIMEOUT",
     "VARIANTS",
     "Kind",
+    "Place",
     "Request",
     "Variant",
     "receive_exactly",
@@ -42,6 +45,10 @@ class Kind(IntEnum):
     SINK = 2
 
 
+Place: TypeAlias = tuple[int, Any]
+"""The family and the address of a listener."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """TCP or SMC, with the buffers that the kernel chooses or larger ones."""
@@ -63,24 +70,21 @@ class Variant:
             self._enlarge(sock)
         return sock
 
-    def connect(self, address: tuple[str, int]) -> Any:
+    def connect(self, place: Place) -> Any:
         """A connection to such a listener."""
         make: Any = smc_socket if self.is_smc else _stdlib.socket
-        error: OSError = ConnectionError("the name has no address")
-        for family, _, _, _, place in _stdlib.getaddrinfo(*address, type=_stdlib.SOCK_STREAM):
-            sock = make(family, _stdlib.SOCK_STREAM)
-            try:
-                sock.settimeout(TIMEOUT)
-                sock.setsockopt(_stdlib.IPPROTO_TCP, _stdlib.TCP_NODELAY, 1)
-                if self.is_large:
-                    self._enlarge(sock)  # SMC makes them when it connects
-                sock.connect(place)
-            except OSError as failed:
-                sock.close()
-                error = failed
-            else:
-                return sock
-        raise error
+        family, address = place
+        sock = make(family, _stdlib.SOCK_STREAM)
+        try:
+            sock.settimeout(TIMEOUT)
+            sock.setsockopt(_stdlib.IPPROTO_TCP, _stdlib.TCP_NODELAY, 1)
+            if self.is_large:
+                self._enlarge(sock)  # SMC makes them when it connects
+            sock.connect(address)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _enlarge(self, sock: Any) -> None:
         for option in (_stdlib.SO_SNDBUF, _stdlib.SO_RCVBUF):
@@ -103,9 +107,9 @@ class Request:
         return _REQUEST.pack(_MAGIC, self.kind, self.size)
 
     @classmethod
-    def receive(cls, sock: Any) -> "Request":
+    def receive(cls, sock: Any, deadline: float) -> "Request":
         """From a connection; ValueError for what it may not be."""
-        magic, kind, size = _REQUEST.unpack(receive_exactly(sock, _REQUEST.size))
+        magic, kind, size = _REQUEST.unpack(receive_exactly(sock, _REQUEST.size, deadline))
         if magic != _MAGIC or not 0 < size <= MAX_SIZE:
             raise ValueError("not a request, or more than is allowed")
         return cls(Kind(kind), size)
@@ -122,10 +126,12 @@ def receive_report(sock: Any) -> tuple[int, int]:
     return count, cpu
 
 
-def receive_exactly(sock: Any, size: int) -> bytes:
-    """So many bytes; ConnectionError if the peer ends before."""
+def receive_exactly(sock: Any, size: int, deadline: float = math.inf) -> bytes:
+    """So many bytes; ConnectionError if the peer ends before, TimeoutError at the deadline."""
     data = bytearray()
     while len(data) < size:
+        if time.monotonic() >= deadline:
+            raise TimeoutError("the peer takes too long")
         part = sock.recv(size - len(data))
         if not part:
             raise ConnectionError("the peer ended the connection")

@@ -47,8 +47,21 @@ SUMMARIES = {
     "seid": "the system EID (smcd seid)",
     "pnet": "the PNET table (smc_pnet)",
     "hs-limit": "limit SMC handshakes",
+    "rnics": "RoCE and ISM functions of IBM Z (smc_rnics)",
 }
 """What each command is for. Only the module of one that is asked for is loaded."""
+
+ACTIONS = {
+    "linkgroups": ("show", "link-show"),
+    "devices": ("show",),
+    "stats": ("show", "reset"),
+    "system": ("show",),
+    "ueid": ("show", "add", "del", "flush"),
+    "seid": ("show", "enable", "disable"),
+    "pnet": ("show", "add", "del", "flush"),
+    "hs-limit": ("show", "enable", "disable"),
+}
+"""What commands can do, as their parsers have it: known before one is made."""
 
 _EPILOG = """\
 exit status:
@@ -62,7 +75,8 @@ exit status:
   130  interrupted by Ctrl-C
   141  the reader of the output has gone
 
-A command may be abbreviated as long as it is clear which one is meant.
+A command, and the action behind it, may be abbreviated as long as it is clear which one
+is meant.
 'run' ends as the program does; 126 and 127 mean that there was nothing to run.
 'smcsock COMMAND --help' tells more about a command.
 """
@@ -113,11 +127,21 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _unabbreviated(words: Sequence[str]) -> list[str]:
-    """The same with the command's whole name, if its beginning says which one is meant."""
-    if not words or words[0] in SUMMARIES or words[0].startswith("-"):
-        return list(words)
-    meant = [name for name in SUMMARIES if words[0] and name.startswith(words[0])]
-    return [meant[0] if len(meant) == 1 else words[0], *words[1:]]
+    """The same with the whole names of the command and of its action, which comes next."""
+    if not words:
+        return []
+    command, *others = words
+    command = _meant(command, SUMMARIES)
+    actions = ACTIONS.get(command, ())
+    return [command, *(_meant(word, actions) for word in others[:1]), *others[1:]]
+
+
+def _meant(word: str, names: Iterable[str]) -> str:
+    """The one name that begins so, else the word itself."""
+    if not word or word in names:
+        return word
+    begun = [name for name in names if name.startswith(word)]
+    return begun[0] if len(begun) == 1 else word
 
 
 def parser(words: Iterable[str] = tuple(SUMMARIES)) -> argparse.ArgumentParser:

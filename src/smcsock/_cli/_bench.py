@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import signal
 import socket as _stdlib
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import SMCUnsupportedError
-from .._bench import MAX_SIZE, Plan, Server, measure
+from .._bench import MAX_SECONDS, MAX_SIZE, TIMEOUT, Plan, Server, measure
 from ..diag import ExtraMissingError
 from ._address import parse_port
 from ._common import CommandError, ExitCode, complain, explain, put, say
@@ -87,19 +88,18 @@ def _run(options: argparse.Namespace) -> ExitCode:
     try:
         if options.server:
             return _serve(options)
-        plan = Plan(options.sizes, options.rounds, 0)
-        plan = Plan(options.sizes, options.rounds, options.seconds / plan.steps)
+        plan = _plan(options)
         if options.host:
-            ports = [options.port + n for n in range(4)]
-            results = _measure(options.host, ports, plan)
+            host = options.host.removeprefix("[").removesuffix("]")
+            results = _measure(host, [options.port + n for n in range(4)], plan)
         else:
             with _own_server() as (host, ports):
                 results = _measure(host, ports, plan)
     except SMCUnsupportedError as error:
         raise CommandError(explain(error), ExitCode.NO_SMC) from None
+    _show(results, as_json=options.json)
     if options.plot:
         _plot(results, options.plot)
-    _show(results, as_json=options.json)
     return ExitCode.OK
 
 
@@ -114,6 +114,23 @@ def _check(options: argparse.Namespace) -> None:
         options.fail("--rounds must be 1 to 100")
     if options.plot and options.plot.suffix.lower() not in (".png", ".svg"):
         options.fail("--plot needs a name that ends with .png or .svg")
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    """What to measure; before that takes its time, what would make it worthless is an error."""
+    steps = Plan(options.sizes, options.rounds, 0).steps
+    plan = Plan(options.sizes, options.rounds, options.seconds / steps)
+    if plan.seconds > MAX_SECONDS - TIMEOUT:
+        options.fail(
+            f"the server serves for {MAX_SECONDS:.0f} s at a time, and each of these {steps} parts "
+            f"would take {plan.seconds:.0f} s: take less --seconds or more --rounds"
+        )
+    if options.plot:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise CommandError(explain(ExtraMissingError("matplotlib", "bench")))
+        if not options.plot.absolute().parent.is_dir():
+            raise CommandError(f"cannot write {options.plot}: there is no such directory")
+    return plan
 
 
 def _serve(options: argparse.Namespace) -> ExitCode:
@@ -147,12 +164,12 @@ def _own_server() -> Iterator[tuple[str, list[int]]]:
     host = "127.0.0.1"
     with contextlib.closing(_server(host, 0)) as server:
         ports = server.ports
-        pid = os.fork()
+        parent, pid = os.getpid(), os.fork()
         if pid == 0:
             try:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
                 server.start()
-                while os.getppid() != 1:
+                while os.getppid() == parent:
                     signal.sigtimedwait([], 1)
             finally:
                 os._exit(0)
@@ -187,8 +204,6 @@ def _plot(results: "Results", path: Path) -> None:
 
     try:
         plot(results, path)
-    except ModuleNotFoundError as error:
-        raise CommandError(explain(ExtraMissingError(error.name or "", "bench"))) from None
     except OSError as error:
         raise CommandError(f"cannot write {path}: {explain(error)}") from None
 

@@ -30,6 +30,7 @@ _COMMANDS = (
     "seid --json",
     "pnet --json",
     "hs-limit --json",
+    "rnics -a",
 )
 
 _FILES = (

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from .._kernel import _machine
-from ..diag import Port, SmcdDevice, SmcrDevice, devices, system
+from ..diag import Pci, Port, SmcdDevice, SmcrDevice, devices, system
 from ._common import ExitCode, say
-from ._diag import Cell, add_json, describe, kernel_errors, say_json, say_table
+from ._diag import Cell, add_json, add_views, describe, kernel_errors, say_json, say_table
 
 __all__ = ["add"]
 
@@ -45,6 +45,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     describe(parser, _DESCRIPTION, _EPILOG)
     parser.set_defaults(run=_run)
+    add_views(parser, "show")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-D", "--smcd", action="store_true", help="SMC-D only")
     which.add_argument("-R", "--smcr", action="store_true", help="SMC-R only")
@@ -52,6 +53,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "-g", "--by-pnetid", action="store_true", help="what is on the same physical network"
     )
     only = parser.add_argument_group("only those")
+    only.add_argument("--id", metavar="ID", help="of this FID, PCI-ID or name of a DIBS device")
     only.add_argument("--pnetid", help="with this PNET ID")
     only.add_argument("--netdev", metavar="NAME", help="of this network interface")
     only.add_argument("--ibdev", metavar="NAME", help="RDMA devices of this name")
@@ -67,8 +69,9 @@ def _run(options: argparse.Namespace) -> ExitCode:
     dibs = [
         {"name": device.name, "gid": device.gid, "fabric_id": device.fabric_id or ""}
         for device in _machine.smcd_devices(Path("/"))
-        if device.gid
+        if device.gid and _is_wanted_dibs(device.name, options)
     ]
+    is_filtered = any((options.id, options.pnetid, options.netdev, options.ibdev))
     smcd = [device for device in found if isinstance(device, SmcdDevice)]
     smcd = [device for device in smcd if _is_wanted_smcd(device, options)]
     smcr = [device for device in found if isinstance(device, SmcrDevice)]
@@ -93,7 +96,7 @@ def _run(options: argparse.Namespace) -> ExitCode:
             say("DIBS")
             headers = ["Device", "GID", "Fabric-ID"]
             say_table(headers, [list(device.values()) for device in dibs])
-        elif ism_v2 and not smcd:
+        elif ism_v2 and not (smcd or is_filtered):
             say("(There is loopback-ism, which the kernel does not list.)")
     if not (options.smcd or options.smcr):
         say("")
@@ -105,10 +108,20 @@ def _run(options: argparse.Namespace) -> ExitCode:
     return ExitCode.OK
 
 
+def _is_wanted_dibs(name: str, options: argparse.Namespace) -> bool:
+    return options.id in (None, name) and not (options.pnetid or options.netdev or options.ibdev)
+
+
+def _has_id(pci: Pci | None, options: argparse.Namespace) -> bool:
+    if options.id is None:
+        return True
+    return pci is not None and options.id in (pci.id, f"{pci.fid:x}", f"{pci.fid:04x}")
+
+
 def _is_wanted_smcd(device: SmcdDevice, options: argparse.Namespace) -> bool:
     if options.netdev or options.ibdev:
         return False
-    return options.pnetid in (None, device.pnetid)
+    return options.pnetid in (None, device.pnetid) and _has_id(device.pci, options)
 
 
 def _wanted_smcr(device: SmcrDevice, options: argparse.Namespace) -> SmcrDevice | None:
@@ -116,7 +129,8 @@ def _wanted_smcr(device: SmcrDevice, options: argparse.Namespace) -> SmcrDevice 
     ports = tuple(
         port
         for port in device.ports
-        if options.ibdev in (None, device.name)
+        if _has_id(device.pci, options)
+        and options.ibdev in (None, device.name)
         and options.netdev in (None, port.interface)
         and options.pnetid in (None, port.pnetid)
     )

@@ -23,6 +23,7 @@ __all__ = [
     "add_action",
     "add_actions",
     "add_json",
+    "add_views",
     "describe",
     "format_gid",
     "kernel_errors",
@@ -69,6 +70,13 @@ def describe(parser: argparse.ArgumentParser, description: str, epilog: str = ""
 def add_json(parser: argparse.ArgumentParser, *, default: Any = False) -> None:
     """Adds --json."""
     parser.add_argument("--json", action="store_true", default=default, help="for programs")
+
+
+def add_views(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Adds what smc-tools say for what a command shows; the first is the default."""
+    parser.add_argument(
+        "action", nargs="?", choices=names, default=names[0], help="as smc-tools have it"
+    )
 
 
 def add_actions(parser: argparse.ArgumentParser, show: Run) -> "Commands":

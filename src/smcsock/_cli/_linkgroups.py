@@ -16,7 +16,16 @@ from ..diag import (
     iter_smcr_link_groups,
 )
 from ._common import ExitCode, say
-from ._diag import Cell, add_json, describe, format_gid, kernel_errors, say_lists, say_table
+from ._diag import (
+    Cell,
+    add_json,
+    add_views,
+    describe,
+    format_gid,
+    kernel_errors,
+    say_lists,
+    say_table,
+)
 
 __all__ = ["add"]
 
@@ -66,6 +75,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     describe(parser, _DESCRIPTION, _EPILOG)
     parser.set_defaults(run=_run)
+    add_views(parser, "show", "link-show")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("-D", "--smcd", action="store_true", help="SMC-D only")
     which.add_argument("-R", "--smcr", action="store_true", help="SMC-R only")
@@ -87,6 +97,10 @@ def _parse_id(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> ExitCode:
+    if options.action == "link-show":
+        if options.smcd:
+            options.fail("only link groups of SMC-R have links")
+        options.links = True
     with kernel_errors():
         if options.json:
             _say_json(options)

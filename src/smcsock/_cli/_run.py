@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -12,7 +13,7 @@ from .._dropin._session import Run
 from .._dropin._spool import Spool
 from .._dropin._system import started
 from .._errors import NO_SMC
-from ._common import CommandError, ExitCode, explain
+from ._common import CommandError, ExitCode, complain, explain
 from ._program import Kind, Program, find_program, this_python
 
 __all__ = ["add"]
@@ -90,6 +91,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="in a Python program, the sockets of C libraries and of children of any kind, too",
     )
     parser.add_argument(
+        "-d",
+        "--debug",
+        action="store_true",
+        help="say on standard error how the program is run; and --report",
+    )
+    parser.add_argument(
         "--report",
         action="store_true",
         help="at exit, count the connections by mode and reason, on standard error",
@@ -102,8 +109,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="in the report, also connections that C code opens and closes within milliseconds; "
         "makes every close(2) of the program slower",
     )
-    for name, what in (("--sndbuf", "send"), ("--rcvbuf", "receive")):
+    for short, name, what in (("-t", "--sndbuf", "send"), ("-r", "--rcvbuf", "receive")):
         parser.add_argument(
+            short,
             name,
             type=_size,
             metavar="SIZE",
@@ -122,7 +130,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> NoReturn:
-    wants_report = options.report or options.report_to is not None
+    wants_report = options.report or options.report_to is not None or options.debug
     if options.json and not wants_report:
         options.fail("--json is for --report and --report-to")
     only = _selection(options)
@@ -153,6 +161,8 @@ def _run(options: argparse.Namespace) -> NoReturn:
         rcvbuf=options.rcvbuf,
         native=is_native,
     )
+    if options.debug:
+        _tell(program, run, can_smc=can_smc)
     environment = dict(os.environ)
     if program.is_python or options.children:
         run.put(environment, _HOOK)
@@ -168,6 +178,21 @@ def _run(options: argparse.Namespace) -> NoReturn:
         status = ExitCode.NOT_FOUND if isinstance(error, FileNotFoundError) else ExitCode.CANNOT_RUN
         name = program.command[0]
         raise CommandError(f"cannot run {name}: {explain(error)}", status) from None
+
+
+def _tell(program: Program, run: Run, *, can_smc: bool) -> None:
+    """What -d says of a program that is about to begin."""
+    complain(f"runs {shlex.join(program.command)}")
+    if not can_smc:
+        complain("TCP sockets stay what they are: this kernel has no SMC")
+        return
+    of_python = ["Python code"] if program.is_python or run.children else []
+    of_all = ["all its processes, by seccomp"] if run.native else []
+    only = f", for {', '.join(run.only)} only" if run.only is not None else ""
+    complain(f"TCP sockets of {' and of '.join(of_python + of_all)} become SMC sockets{only}")
+    for size, what in ((run.sndbuf, "send"), (run.rcvbuf, "receive")):
+        if size:
+            complain(f"their {what} buffers have {size} bytes")
 
 
 def _go_native(command: list[str], run: Run, spool: Spool | None, *, is_exact: bool) -> None:

@@ -4,7 +4,7 @@ import argparse
 
 from ..diag import SmcdDevice, devices, system
 from ._common import ExitCode
-from ._diag import add_json, describe, kernel_errors, say_json, say_table
+from ._diag import add_json, add_views, describe, kernel_errors, say_json, say_table
 
 __all__ = ["add"]
 
@@ -23,6 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     describe(parser, _DESCRIPTION, _EPILOG)
     parser.set_defaults(run=_run)
+    add_views(parser, "show")
     add_json(parser)
 
 

@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .._kernel._machine import RoceDevice, entries, link_name, module_state, read
+from .._kernel._rnics import hardware_pnetid
 from .._kernel._smc_info import Mode
 from ._finding import Finding, Fix, Machine, Status
 
 __all__ = ["add_ueid", "check_devices", "check_eids", "check_pnetids"]
-
-_PNETID_SIZE = 16
 
 # Drivers of network interfaces that have RDMA in a module of its own.
 _RDMA_MODULES = {
@@ -89,7 +88,8 @@ def _ism(machine: Machine) -> Iterator[Finding]:
             "PCI functions",
             Status.WARNING,
             f"in standby (power is 0): {', '.join(standby)}",
-            "if one is an ISM or RoCE function: write 1 to /sys/bus/pci/slots/FID/power",
+            "if one is an ISM or RoCE function, turn it on",
+            Fix(("smcsock", "rnics", "--enable", "FID")),
         )
 
 
@@ -182,8 +182,7 @@ def check_pnetids(machine: Machine) -> Iterator[Finding]:
 def _hardware_pnetid(root: Path, interface: Path) -> str:
     """The PNET ID that the hardware of IBM Z gives an interface, "" for none.
 
-    A PCI function has those of its ports in EBCDIC, 16 bytes each; those of an OSA card
-    are its channel path's.
+    A PCI function has those of its ports; those of an OSA card are its channel path's.
     """
     channel_path = read(interface / "device/chpid")
     if channel_path is None:
@@ -191,11 +190,7 @@ def _hardware_pnetid(root: Path, interface: Path) -> str:
     else:
         path = root / f"sys/devices/css0/chp0.{channel_path.lower()}/util_string"
     port = read(interface / "dev_port") or "0"
-    at = int(port) * _PNETID_SIZE if port.isdecimal() else 0
-    try:
-        return path.read_bytes()[at : at + _PNETID_SIZE].decode("cp500").strip(" \0")
-    except OSError:
-        return ""
+    return hardware_pnetid(path, int(port) if port.isdecimal() else 0)
 
 
 def check_eids(machine: Machine) -> Iterator[Finding]:
