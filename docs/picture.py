@@ -34,8 +34,8 @@ WIDTH, HEIGHT = 110, 50
 class Scene:
     """A command of smcsock.
 
-    ``seconds`` is when it is ended by Ctrl-C, if it would go on; ``alone`` says that nothing
-    else may use the machine meanwhile.
+    It is ended by Ctrl-C, if it would go on, so many ``seconds`` after it first printed something;
+    ``alone`` says that nothing else may use the machine meanwhile.
     """
 
     arguments: str
@@ -48,7 +48,7 @@ SCENES = {
     "echo": Scene("echo", prefix="python tests/vm run -- "),
     "doctor": Scene("doctor"),
     "ss": Scene("ss -a"),
-    "watch": Scene("stats --watch", seconds=12),
+    "watch": Scene("stats --watch", seconds=8.5),
     "bench": Scene("bench", alone=True),
 }
 
@@ -93,11 +93,11 @@ def at_terminal(scene: Scene) -> bytes:
     environment |= {"LINES": str(HEIGHT)}
     with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment) as process:
         os.close(its)
-        if scene.seconds:
-            threading.Timer(scene.seconds, process.send_signal, [signal.SIGINT]).start()
         output = b""
         with contextlib.suppress(OSError):  # EIO: the last of the other end's is closed
             while data := os.read(ours, 65536):
+                if scene.seconds and not output:
+                    threading.Timer(scene.seconds, process.send_signal, [signal.SIGINT]).start()
                 output += data
     os.close(ours)
     return output
