@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import INET, SMC, SMC6, Presentation
+from conftest import INET, SMC, SMC6, Presentation, slow
 from descriptors import open_descriptors
 from test_timeouts import LIMIT, Call, Open, black_hole, outcome, receive, refusing, round_trip
 
@@ -207,6 +207,7 @@ for proto, host in {[(p.proto, p.host) for p in (SMC, SMC6)]}:
 """
 
 
+@slow
 def test_a_sub_interpreter_has_sockets_of_its_own() -> None:
     with SMC.pair() as pair:
         for _ in range(3):
@@ -227,6 +228,7 @@ def test_interpreters_with_a_gil_of_their_own_run_at_once() -> None:
 # ----- leaks
 
 
+@slow
 def test_250_connections_leak_neither_descriptors_nor_memory(presentation: Presentation) -> None:
     def connect(times: int) -> None:
         for _ in range(times):

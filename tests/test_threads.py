@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMC, Presentation
+from conftest import SMC, Presentation, on_host
 from test_processes import in_child
 from test_timeouts import (
     IN_GUEST,
@@ -100,6 +100,7 @@ def lets_others_run(function: Callable[[], object]) -> bool:
     return made < number
 
 
+@on_host
 @pytest.mark.skipif(
     not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this interpreter has no GIL"
 )

@@ -573,7 +573,7 @@ def raise_handler(*_: object) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--iterations", type=int, default=1000, metavar="N", help="calls per round")
+    parser.add_argument("--iterations", type=int, default=300, metavar="N", help="calls per round")
     parser.add_argument("-v", "--verbose", action="store_true", help="say how long each case took")
     parser.add_argument("cases", nargs="*", metavar="CASE", choices=[[], *CASES])
     options = parser.parse_args()

@@ -114,7 +114,7 @@ class Foreign:
 
 
 def entry(architecture: Architecture) -> Entry:
-    parts = [RECIPE, PACKAGES, PYTHON, GCC, _requirements("diag", "test", "apps")]
+    parts = [RECIPE, PACKAGES, PYTHON, GCC, _requirements("diag", "metrics", "test", "apps")]
     recipe = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
     return Entry(architecture.name, recipe, functools.partial(_find, architecture))
 
@@ -167,7 +167,7 @@ def _make_tools(apt: Apt, packages: list[str], target: Path) -> None:
 def _make_python(architecture: Architecture, target: Path) -> None:
     """A virtual environment that works wherever it is mounted."""
     packages = target / SITE_PACKAGES
-    requirements = _requirements("diag", "test")
+    requirements = _requirements("diag", "metrics", "test")
     for application in _requirements("apps"):
         try:
             _pip(architecture, packages, "--dry-run", application)
