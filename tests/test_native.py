@@ -538,6 +538,18 @@ def test_seccomp_forbidden_is_an_error_that_says_so() -> None:
         in_child(prepare, lambda: None)
 
 
+def test_no_proc_is_an_error_that_says_so(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("for root: other users may not change the root directory")
+
+    def prepare() -> None:
+        os.chroot(tmp_path)
+        _native.prepare("/program", _native.Options(kind=KIND))
+
+    with pytest.raises(NativeError, match="needs /proc"):
+        in_child(prepare, lambda: None)
+
+
 @slow
 def test_another_network_namespace_gets_its_own_sockets() -> None:
     if os.geteuid() != 0:

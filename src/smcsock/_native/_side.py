@@ -27,7 +27,7 @@ READY, NOT_SUPPORTED = b"ready", b"not supported"
 """What the side process says when it has the listener."""
 
 _AGAIN = 0.1
-"""Seconds until another attempt when there is no process to be had."""
+"""Seconds until another attempt when there is no process to be had, or none that lives so long."""
 
 
 def side_process(plan: Plan, channel: socket.socket, program: int) -> None:
@@ -87,9 +87,14 @@ def _run_worker(plan: Plan, listener: int, request: mmap, program: int) -> End:
             outcome = Worker(plan, listener, request, program).run()
         finally:
             os._exit(outcome.value)
+    begin = time.monotonic()
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
-    return End(code) if code in (End.DONE.value, End.REPORTED.value) else End.DIED
+    if code in (End.DONE.value, End.REPORTED.value):
+        return End(code)
+    if time.monotonic() - begin < _AGAIN:
+        time.sleep(_AGAIN)  # it may not be the last that cannot live
+    return End.DIED
 
 
 def _release(listener: int, request: mmap) -> None:
