@@ -531,6 +531,25 @@ def test_a_required_connection_fails_the_program(tmp_path: Path, smc_mode: Mode)
     assert "  1 connected  TCP (not selected)\n" in result.stderr
 
 
+@on_host
+def test_a_program_inherits_nothing_of_pythons_start() -> None:
+    """Neither the signals that Python ignores, nor the locale that it takes for C."""
+    command = ["sh", "-c", "grep SigIgn /proc/self/status; env | grep -v ^_="]
+    env = {"PATH": os.defpath, "SMCSOCK_FALLBACK": "tcp"}
+    expected = call(*command, env=env)
+    result = call(sys.executable, "-m", "smcsock", "run", *command, env=env)
+    assert (result.stdout, result.stderr) == (expected.stdout, "")
+    assert "SigIgn:\t0000000000000000\n" in result.stdout
+
+
+@on_host
+def test_a_service_goes_on_to_ignore_sigpipe() -> None:
+    """As systemd has it in all that it starts."""
+    start = ["sh", "-c", 'SYSTEMD_EXEC_PID=$$ exec "$@"', "sh", sys.executable, "-m", "smcsock"]
+    result = call(*start, "run", "grep", "SigIgn", "/proc/self/status")
+    assert result.stdout == "SigIgn:\t0000000000001000\n"
+
+
 # ----- errors
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from socket import SO_ERROR, SO_REUSEPORT, SOL_SOCKET
 from typing import Any, TypeAlias
 
-from .. import _smcsock
+from .. import _plain, _smcsock
 from .._errors import HandshakeInterruptedError
 from .._socket import lost_error
-from . import _files, _options, _plain, _settings
+from . import _files, _options, _settings
 from ._files import File
 from ._opening import stranger
 from ._report import NOT_SELECTED

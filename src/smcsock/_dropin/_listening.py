@@ -7,9 +7,9 @@ from collections.abc import Callable
 from socket import SO_ACCEPTCONN, SOL_SOCKET
 from typing import Any, TypeAlias
 
-from .. import _smcsock
+from .. import _plain, _smcsock
 from .._errors import FallbackError
-from . import _files, _options, _places, _plain, _required, _settings
+from . import _files, _options, _places, _required, _settings
 from ._files import File
 from ._opening import stranger
 from ._report import NOT_SELECTED

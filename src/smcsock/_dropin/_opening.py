@@ -8,12 +8,12 @@ from collections.abc import Callable
 from socket import SO_ACCEPTCONN, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET
 from typing import Any, Final, TypeAlias
 
-from .. import _smcsock
+from .. import _plain, _smcsock
 from .._opening import SANDBOXED, Opening, had_smc
 from .._smcsock import AF_SMC, IPPROTO_SMC
 from .._socket import open_socket
 from .._socket import socket as smcsock_socket
-from . import _files, _options, _places, _plain, _settings
+from . import _files, _options, _places, _settings
 from ._files import File
 from ._report import NO_SMC, NOT_SELECTED
 from ._settings import Settings

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from .. import _smcsock
+from .. import _plain, _smcsock
 from .._errors import FallbackError
 from .._socket import socket as smcsock_socket
-from . import _files, _plain, _settings
+from . import _files, _settings
 from ._settings import Settings
 
 __all__ = ["METHODS", "refuse_stranger", "watch"]
