@@ -76,11 +76,15 @@ def main() -> int:
             run = _time if part == "timing" else _count
             report["complaints"] += run(options, Path(scratch), report)
         sys.stdout.flush()
-        if options.json:
-            options.json.write_text(json.dumps(report, indent=1) + "\n")
+        _save(report, options.json)
     for complaint in report["complaints"]:
         print(f"Not reached: {complaint}")
     return 1 if options.check and report["complaints"] else 0
+
+
+def _save(report: dict[str, Any], file: Path | None) -> None:
+    if file:
+        file.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _time(options: argparse.Namespace, scratch: Path, report: dict[str, Any]) -> list[str]:
@@ -89,17 +93,18 @@ def _time(options: argparse.Namespace, scratch: Path, report: dict[str, Any]) ->
         runners.append(timing.CRunner(scratch))
     workloads = [w for w in timing.WORKLOADS if not options.only or w.kind in options.only]
     baseline = BASELINE if any(runner.name == BASELINE for runner in runners) else TCP
-    rates, modes = timing.measure(
+    for rounds, rates, modes in timing.measure(
         runners, baseline, workloads, options.rounds, options.seconds, _progress
-    )
+    ):
+        report["timing"] = {
+            "contenders": {runner.name: runner.what for runner in runners},
+            "rounds": rounds,
+            "seconds": options.seconds,
+            "modes": modes,
+            "workloads": [_row(row) for row in rates],
+        }
+        _save(report, options.json)  # a long run may be ended early
     _progress("")
-    report["timing"] = {
-        "contenders": {runner.name: runner.what for runner in runners},
-        "rounds": options.rounds,
-        "seconds": options.seconds,
-        "modes": modes,
-        "workloads": [_row(row) for row in rates],
-    }
     print("\nWhat the connections were, by sock_diag (number of sessions):")
     for runner in runners:
         seen = ", ".join(f"{mode} ({times})" for mode, times in modes[runner.name].items())

@@ -1,4 +1,4 @@
-/* What a program's sockets cost: connect WHAT COUNT prints nanoseconds for each.
+/* What a program's sockets cost: connect WHAT COUNT prints nanoseconds, the median of COUNT.
 
    socket      socket(), close()
    connection  socket(), connect(), accept(), a byte, close() of both ends
@@ -39,13 +39,24 @@ connect_to(const struct sockaddr_in *address)
     return fd;
 }
 
+static int
+compare(const void *one, const void *other)
+{
+    double a = *(const double *)one, b = *(const double *)other;
+    return (a > b) - (a < b);
+}
+
 int
 main(int argc, char **argv)
 {
     if (argc != 3) {
         return 2;
     }
-    long count = atol(argv[2]);
+    size_t count = (size_t)atol(argv[2]);
+    double *times = calloc(count, sizeof *times);
+    if (times == NULL) {
+        return 1;
+    }
     char data[64] = "x";
     struct sockaddr_in address = {.sin_family = AF_INET};
     socklen_t size = sizeof address;
@@ -57,8 +68,8 @@ main(int argc, char **argv)
     check(getsockname(listener, (struct sockaddr *)&address, &size), "getsockname");
     int client = connect_to(&address), server = accept(listener, NULL, NULL);
     check(server, "accept");
-    double begin = now();
-    for (long i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
+        double begin = now();
         if (strcmp(argv[1], "socket") == 0) {
             int fd = socket(AF_INET, SOCK_STREAM, 0);
             check(fd, "socket");
@@ -78,7 +89,9 @@ main(int argc, char **argv)
             check(write(server, data, sizeof data), "write");
             check(recv(client, data, sizeof data, MSG_WAITALL), "recv");
         }
+        times[i] = now() - begin;
     }
-    printf("%.1f\n", (now() - begin) / (double)count);
+    qsort(times, count, sizeof *times, compare);
+    printf("%.1f\n", times[count / 2]);
     return 0;
 }

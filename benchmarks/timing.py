@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -368,7 +368,8 @@ def measure(
     rounds: int,
     seconds: float,
     progress: Callable[[str], None],
-) -> tuple[list[Rates], Modes]:
+) -> Iterator[tuple[int, list[Rates], Modes]]:
+    """Yields the rounds done so far and what they gave, after every session of each workload."""
     modes: Modes = {runner.name: {} for runner in runners}
     rates = []
     # As many operations for everyone, so that the ends of a turn weigh the same.
@@ -382,7 +383,7 @@ def measure(
             last = min(first + SESSION_ROUNDS, rounds)
             progress(f"rounds {first + 1} to {last} of {rounds}: {row.workload.name}")
             _run_sessions(runners, row, range(first, last), modes)
-    return rates, modes
+        yield last, rates, modes
 
 
 def _run_sessions(runners: list[Runner], row: Rates, rounds: range, modes: Modes) -> None:

@@ -2,8 +2,9 @@
 
     python docs/picture.py [NAME ...]
 
-writes docs/_static/NAME.svg, of all that are in SCENES unless some are named. It needs the
-extra ``docs`` and what tests/vm needs; one guest with SMC-D does for all.
+writes docs/_static/NAME.svg, or into another directory (--into), of all that are in SCENES
+unless some are named. It needs the extra ``docs`` and what tests/vm needs; one guest with
+SMC-D does for all.
 """
 
 import argparse
@@ -21,9 +22,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
-
 import smcsock
 from smcsock._cli import parser
 
@@ -36,8 +34,8 @@ WIDTH, HEIGHT = 110, 50
 class Scene:
     """A command of smcsock.
 
-    ``seconds`` is when it is ended by Ctrl-C, if it would go on; ``alone`` says that nothing
-    else may use the machine meanwhile.
+    It is ended by Ctrl-C, if it would go on, so many ``seconds`` after it first printed something;
+    ``alone`` says that nothing else may use the machine meanwhile.
     """
 
     arguments: str
@@ -50,7 +48,7 @@ SCENES = {
     "echo": Scene("echo", prefix="python tests/vm run -- "),
     "doctor": Scene("doctor"),
     "ss": Scene("ss -a"),
-    "watch": Scene("stats --watch", seconds=12),
+    "watch": Scene("stats --watch", seconds=8.5),
     "bench": Scene("bench", alone=True),
 }
 
@@ -59,6 +57,7 @@ def main() -> None:
     """Runs the commands in a guest and draws what they printed."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENES))
+    options.add_argument("--into", type=Path, default=STATIC, metavar="DIRECTORY")
     options.add_argument("--record", type=Path, help=argparse.SUPPRESS)  # in the guest
     parsed = options.parse_args()
     names = [name for name in parsed.names or SCENES if exists(SCENES[name])]
@@ -70,7 +69,8 @@ def main() -> None:
         vm = [sys.executable, str(VM), "run", "--rwdir", directory, "--", *here]
         subprocess.run(vm, check=True)
         for name in names:
-            draw(SCENES[name], Path(directory, name).read_bytes().decode(), STATIC / f"{name}.svg")
+            printed = Path(directory, name).read_bytes().decode()
+            draw(SCENES[name], printed, parsed.into / f"{name}.svg")
 
 
 def exists(scene: Scene) -> bool:
@@ -93,11 +93,11 @@ def at_terminal(scene: Scene) -> bytes:
     environment |= {"LINES": str(HEIGHT)}
     with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=environment) as process:
         os.close(its)
-        if scene.seconds:
-            threading.Timer(scene.seconds, process.send_signal, [signal.SIGINT]).start()
         output = b""
         with contextlib.suppress(OSError):  # EIO: the last of the other end's is closed
             while data := os.read(ours, 65536):
+                if scene.seconds and not output:
+                    threading.Timer(scene.seconds, process.send_signal, [signal.SIGINT]).start()
                 output += data
     os.close(ours)
     return output
@@ -132,6 +132,9 @@ def traffic() -> Iterator[None]:
 
 def draw(scene: Scene, printed: str, file: Path) -> None:
     """The picture of a command and what it printed."""
+    from rich.console import Console  # not in the guest, which takes seconds to load it
+    from rich.text import Text
+
     with Path("/dev/null").open("w") as nowhere:
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True)
         shown = f"{scene.prefix}smcsock {scene.arguments}"

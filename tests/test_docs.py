@@ -40,6 +40,12 @@ PAGES = [
     *sorted({*ROOT.glob("docs/*.md")} - {ROOT / "docs/recipes.md", ROOT / "docs/README.md"}),
 ]
 
+FOLDERS = sorted(
+    page
+    for name in ("benchmarks", "changes", "contrib", "docs", "examples", "tests")
+    for page in ROOT.glob(f"{name}/**/README.md")
+)
+
 over_smcd = pytest.mark.skipif(VM_MODE != "smcd", reason="what the pages show is SMC-D")
 
 
@@ -126,7 +132,9 @@ def fallen_back() -> Iterator[smcsock.socket]:
 
 @on_host
 @pytest.mark.parametrize(
-    "page", [*sorted(ROOT.glob("*.md")), *PAGES[1:]], ids=lambda page: page.name
+    "page",
+    [*sorted(ROOT.glob("*.md")), *PAGES[1:], *FOLDERS],
+    ids=lambda page: page.name,
 )
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
@@ -153,6 +161,30 @@ COMMANDS = [
 def test_command_is_one(words: list[str]) -> None:
     end = next((n for n, word in enumerate(words) if word in ("&", "|", "&&")), None)
     _cli.parse(words[:end])
+
+
+@on_host
+def test_every_recipe_is_one_of_the_tests() -> None:
+    """tests/apps names the headings whose code it runs."""
+    text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    titles = [
+        section.partition("\n")[0] for section in text.split("\n## ") if "\n```python\n" in section
+    ]
+    tests = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/apps/*.py"))
+    assert titles
+    assert [title for title in titles if title not in re.findall("[\"'](.*?)[\"']", tests)] == []
+
+
+PROGRAM = re.compile(r"(?:^|python |\./|[$#] )((?:tests|benchmarks|docs|examples)/[\w./]+)", re.M)
+
+
+@on_host
+def test_programs_of_the_project_are_there() -> None:
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "tests/vm/README.md"]
+    texts = [code for page in pages for word in ("console", "sh") for _, code in blocks(page, word)]
+    programs = {program for text in texts for program in PROGRAM.findall(text)}
+    assert {program for program in programs if not (ROOT / program).exists()} == set()
+    assert programs
 
 
 @over_smcd

@@ -91,8 +91,7 @@ def connected(host: str = "127.0.0.1") -> Iterator[tuple[socket.socket, socket.s
 @contextlib.contextmanager
 def tcp_listener(host: str = "127.0.0.1") -> Iterator["PlainSocket"]:
     """A peer that does not do SMC, whatever is installed."""
-    sock = PlainSocket(V6 if ":" in host else V4)
-    with sock:
+    with PlainSocket(V6 if ":" in host else V4) as sock:
         sock.bind((host, 0))
         sock.listen()
         yield sock
@@ -106,6 +105,16 @@ class PlainSocket(_socket.socket):
 
     def __exit__(self, *args: object) -> None:
         self.close()
+
+    # With require_smc only the C type itself may do TCP.
+    def bind(self, address: Any) -> None:
+        with contextlib.closing(_socket.socket(fileno=os.dup(self.fileno()))) as same:
+            same.bind(address)
+
+    def connect(self, address: Any) -> None:
+        with contextlib.closing(_socket.socket(fileno=os.dup(self.fileno()))) as same:
+            same.settimeout(self.gettimeout())
+            same.connect(address)
 
     def accept(self) -> tuple["PlainSocket", Any]:
         fd, address = self._accept()
@@ -676,6 +685,16 @@ def test_patterns_do_not_match(pattern: str, address: Any) -> None:
 def test_what_is_no_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="not HOST:PORT"):
         Selection([pattern])
+
+
+def test_a_name_is_resolved_as_by_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands in the place of socket.getaddrinfo()."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError("no names here")
+
+    monkeypatch.setattr(socket, "getaddrinfo", forbidden)
+    assert Selection(["127.0.0.1:*"]).matches(("localhost", 80), V4)
 
 
 def test_only_what_is_selected_is_smc(inet: Presentation, smc_mode: Mode) -> None:

@@ -1,5 +1,6 @@
 """install() and programs that patch methods of socket.socket: guards, sandboxes, recorders."""
 
+import _socket
 import contextlib
 import functools
 import socket
@@ -108,6 +109,32 @@ def test_a_recorder_sees_every_call_once(saved: str, mode: Mode) -> None:
             pass
     assert sorted(seen) == sorted(names)
     assert modes(report) == {("connect", mode): 1, ("accept", mode): 1}
+
+
+PATCHES: dict[str, Callable[[mock.Mock], Any]] = {
+    "mock": lambda calls: calls,
+    "mock with a specification": lambda calls: calls,
+    "staticmethod": lambda calls: staticmethod(lambda address: calls(address)),
+    "property": lambda calls: property(lambda self: calls),
+    "partialmethod": lambda calls: functools.partialmethod(lambda self, x, y: calls(y), "x"),
+}
+
+
+@pytest.mark.parametrize("kind", PATCHES)
+@pytest.mark.parametrize("report", [None, Report()])
+@pytest.mark.parametrize("first", ["patch", "install"])
+def test_what_stands_there_is_called_as_ever(kind: str, report: Report | None, first: str) -> None:
+    """With a report there are more methods, once a socket is known: not over the patch."""
+    calls = mock.Mock(spec=_socket.socket.connect) if "spec" in kind else mock.Mock()
+    contexts = [
+        mock.patch.object(socket.socket, "connect", PATCHES[kind](calls)),
+        smcsock.installed(fallback="tcp", report=report),
+    ]
+    if first == "install":
+        contexts.reverse()
+    with contexts[0], contexts[1], socket.socket() as sock:
+        sock.connect(ANY)
+        calls.assert_called_once_with(ANY)
 
 
 # ----- __init__()

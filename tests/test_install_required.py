@@ -246,7 +246,8 @@ def test_a_required_connection_from_which_a_signal_got_out() -> None:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-        listener.accept()[0].close()
+        with PlainSocket(fileno=os.dup(listener.fileno())) as plain:
+            plain.accept()[0].close()
         assert select.select([], [client], [], LIMIT)[1]
         with pytest.raises(FallbackError):
             client.send(b"secret")
@@ -363,21 +364,11 @@ class OfItsOwn(_socket.socket):
     """As gevent's: derived from the C type, not from socket.socket."""
 
 
-@pytest.mark.parametrize(
-    ("make", "use"),
-    [
-        (OfItsOwn, "connect"),
-        (OfItsOwn, "bind"),
-        (socket.socket, "connect"),
-        (socket.socket, "bind"),
-        (socket.socket, "listen"),
-    ],
-)
-def test_sockets_opened_past_smcsock_are_no_way_round(
-    make: Any, use: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if make is OfItsOwn:
-        monkeypatch.setattr(socket, "socket", OfItsOwn)
+@pytest.mark.parametrize("use", ["connect", "connect_ex", "bind", "listen", "sendto"])
+@pytest.mark.parametrize("make", [OfItsOwn, socket.socket])
+def test_sockets_opened_past_smcsock_are_no_way_round(make: Any, use: str) -> None:
+    if (make, use) == (OfItsOwn, "listen"):
+        pytest.skip("Python has no event of listen(), and without bind() nobody knows where")
     with (
         tcp_listener() as listener,
         contextlib.closing(make()) as sock,
@@ -386,7 +377,37 @@ def test_sockets_opened_past_smcsock_are_no_way_round(
         arguments = {
             "connect": [listener.getsockname()],
             "bind": [("127.0.0.1", 0)],
+            "connect_ex": [listener.getsockname()],
             "listen": [],
+            "sendto": [b"secret", socket.MSG_FASTOPEN, listener.getsockname()],
         }
         with pytest.raises(FallbackError, match="not opened through"):
             getattr(sock, use)(*arguments[use])
+
+
+@pytest.mark.parametrize("send", ["sendto", "sendmsg"])
+def test_a_message_that_connects_is_no_way_round(send: str) -> None:
+    with (
+        tcp_listener() as listener,
+        smcsock.installed(require_smc=True, fallback="tcp"),
+        socket.socket() as client,
+    ):
+        to = socket.MSG_FASTOPEN, listener.getsockname()
+        arguments = {"sendto": (b"secret", *to), "sendmsg": ([b"secret"], [], *to)}
+        with pytest.raises(FallbackError, match="MSG_FASTOPEN"):
+            getattr(client, send)(*arguments[send])
+
+
+def test_a_listener_from_before_accepts_only_to_refuse() -> None:
+    report = Report()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        smcsock.installed(require_smc=True, fallback="tcp", report=report),
+        PlainSocket() as client,
+    ):
+        client.connect(listener.getsockname())
+        with pytest.raises(FallbackError) as refusal:
+            listener.accept()
+        assert refusal.value.errno == errno.ECONNABORTED
+        assert client.recv(1) == b""
+    assert refused(report) == {("accept", True): 1}

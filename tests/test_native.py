@@ -538,6 +538,18 @@ def test_seccomp_forbidden_is_an_error_that_says_so() -> None:
         in_child(prepare, lambda: None)
 
 
+def test_no_proc_is_an_error_that_says_so(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("for root: other users may not change the root directory")
+
+    def prepare() -> None:
+        os.chroot(tmp_path)
+        _native.prepare("/program", _native.Options(kind=KIND))
+
+    with pytest.raises(NativeError, match="needs /proc"):
+        in_child(prepare, lambda: None)
+
+
 @slow
 def test_another_network_namespace_gets_its_own_sockets() -> None:
     if os.geteuid() != 0:
@@ -579,7 +591,7 @@ def test_the_unit_of_the_documentation_is_right(tmp_path: Path) -> None:
         pytest.skip("there is no systemd here to say so")
     text = (Path(__file__).parents[1] / "docs/native.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```ini\n(.*?)^```$", text, re.M | re.S)
-    for path in re.findall(r"/usr/\S+bin/\S+", block):
+    for path in re.findall(r"/(?:usr|opt)/\S+bin/\S+", block):
         block = block.replace(path, "/bin/true")
     (tmp_path / "redis-server.service.d").mkdir()
     (tmp_path / "redis-server.service.d/smc.conf").write_text(block)

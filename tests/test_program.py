@@ -184,6 +184,16 @@ def test_env_finds_the_python_on_path_and_sets_variables(place: Path) -> None:
     assert text == f"cannot run {tool}: there is no python3.99, which is to run it"
 
 
+@pytest.mark.parametrize(
+    "option",
+    ["-S '{}' -u", "-S{} -u", "-S'{}' -u", "-vS {}", "--split-string={} -u", "--split-string {}"],
+)
+def test_env_splits_the_first_line(option: str, place: Path) -> None:
+    python = write(place / "bin/python3.99")
+    tool = write(place / "bin/tool", f"#!/usr/bin/env {option.format(python)}\n")
+    assert find("tool") == Program(Kind.PYTHON, [python, tool])
+
+
 def test_a_command_whose_python_is_gone(place: Path) -> None:
     tool = write(place / "bin/tool", "#!/gone/bin/python3\n")
     status, text = refused("tool")
@@ -229,6 +239,16 @@ def test_a_python_by_name_keeps_its_arguments(place: Path) -> None:
         path = write(place / "bin" / name, PYENV)
         assert find(name, "-u", "x.py") == Program(Kind.PYTHON, [path, "-u", "x.py"])
         assert refused(name, "-I", "x.py")[0] == ExitCode.FAILED
+        words = ("--check-hash-based-pycs", "never", "-I", "x.py")
+        assert refused(name, *words)[0] == ExitCode.FAILED
+
+
+def test_a_link_to_a_python_is_one(place: Path) -> None:
+    link = place / "bin/interpreter"
+    link.symlink_to(write(place / "lib/python3.12", PYENV))
+    assert find("interpreter", "x.py") == Program(Kind.PYTHON, [str(link), "x.py"])
+    tool = write(place / "bin/tool", f"#!{link}\n")
+    assert find("tool") == Program(Kind.PYTHON, [str(link), tool])
 
 
 @pytest.mark.parametrize("name", ["pypy", "pypy3", "pypy3.10", "graalpy"])

@@ -122,7 +122,7 @@ def test_debug_says_how_a_program_is_run(tmp_path: Path, mode: Mode) -> None:
 
 
 SELF = """
-import os, sys
+import os, resource, sys
 from pathlib import Path
 
 def me():
@@ -130,7 +130,7 @@ def me():
 
 print(me(), sys.argv[1:], Path(sys.path[0]).name, __file__ if "__file__" in globals() else "-")
 print(sys.path, {k: v for k, v in os.environ.items() if k.startswith(("SMC", "PY"))})
-print(sys.flags, sys.stdout.line_buffering, sys.warnoptions)
+print(sys.flags, sys.stdout.line_buffering, sys.warnoptions, resource.__file__)
 """
 
 
@@ -139,6 +139,7 @@ print(sys.flags, sys.stdout.line_buffering, sys.warnoptions)
 def test_the_program_sees_what_it_always_sees(kind: str, tmp_path: Path) -> None:
     path = program(tmp_path, SELF)
     program(tmp_path, SELF, "__main__.py")
+    program(tmp_path, "# by the name of one that smcsock imports", "resource.py")
     how = {
         "file": [path],
         "module": ["-m", "program"],
@@ -482,6 +483,21 @@ def test_the_report_may_go_to_a_descriptor() -> None:
 
 
 @on_host
+def test_the_report_may_go_to_a_fifo(tmp_path: Path) -> None:
+    """Who reads it is not told of an end before the end; if nobody does, nobody is waited for."""
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    result = run("--report-to", fifo, "-c", "")
+    assert result.stderr.endswith(": No such device or address\nsmcsock: no connections\n")
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run("--report-to", fifo, "-c", "").stderr == ""
+        assert os.read(reader, 100) == b"smcsock: no connections\n"
+    finally:
+        os.close(reader)
+
+
+@on_host
 def test_nothing_is_left_of_a_run(tmp_path: Path) -> None:
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     assert run("--report", "-c", "", env=env).stderr == "smcsock: no connections\n"
@@ -513,6 +529,25 @@ def test_a_required_connection_fails_the_program(tmp_path: Path, smc_mode: Mode)
     assert result.stdout == "FallbackError\n"
     assert result.stderr.startswith("smcsock: 2 connections: 1 TCP; 1 TCP, refused\n")
     assert "  1 connected  TCP (not selected)\n" in result.stderr
+
+
+@on_host
+def test_a_program_inherits_nothing_of_pythons_start() -> None:
+    """Neither the signals that Python ignores, nor the locale that it takes for C."""
+    command = ["sh", "-c", "grep SigIgn /proc/self/status; env | grep -v ^_="]
+    env = {"PATH": os.defpath, "SMCSOCK_FALLBACK": "tcp"}
+    expected = call(*command, env=env)
+    result = call(sys.executable, "-m", "smcsock", "run", *command, env=env)
+    assert (result.stdout, result.stderr) == (expected.stdout, "")
+    assert "SigIgn:\t0000000000000000\n" in result.stdout
+
+
+@on_host
+def test_a_service_goes_on_to_ignore_sigpipe() -> None:
+    """As systemd has it in all that it starts."""
+    start = ["sh", "-c", 'SYSTEMD_EXEC_PID=$$ exec "$@"', "sh", sys.executable, "-m", "smcsock"]
+    result = call(*start, "run", "grep", "SigIgn", "/proc/self/status")
+    assert result.stdout == "SigIgn:\t0000000000001000\n"
 
 
 # ----- errors

@@ -9,6 +9,7 @@ from ._smcsock import HandshakeInterruptedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ._kernel._smc_info import SmcInfo
@@ -18,6 +19,7 @@ __all__ = [
     "FallbackError",
     "HandshakeInterruptedError",
     "SMCUnsupportedError",
+    "refused",
 ]
 
 NO_SMC = (
@@ -57,3 +59,13 @@ class FallbackError(ConnectionAbortedError):
 
     def __reduce__(self) -> tuple[type[FallbackError], tuple[Any, ...]]:
         return type(self), (self.strerror, self.peer, self.info)
+
+
+def refused(peer: Any, ask: Callable[[], SmcInfo | None]) -> tuple[str, Any, SmcInfo | None]:
+    """What FallbackError() is told of a connection; ``ask`` asks the kernel what it is."""
+    try:
+        info = ask()
+        why = str(info or "TCP, for a reason unknown: it was no SMC socket")
+    except OSError as error:  # no smc_diag, no descriptor left, no netlink in a sandbox
+        info, why = None, f"TCP, for a reason unknown: {error.strerror}"
+    return f"SMC was required but the connection is {why}", peer, info

@@ -1,13 +1,12 @@
 """The options of a socket, for another one that takes its place."""
 
-import _socket
 import contextlib
 import os
 import socket as _stdlib
 import struct
 from typing import Any, TypeAlias
 
-from . import _smcsock
+from . import _plain, _smcsock
 
 __all__ = [
     "OF_INET",
@@ -15,21 +14,13 @@ __all__ = [
     "TCP_FASTOPEN_NO_COOKIE",
     "Values",
     "become_hollow",
-    "local_address",
     "locked_buffers",
     "replace",
     "set_values",
     "values",
 ]
 
-# The methods of the C class, whatever programs put in their place.
-_bind = _socket.socket.bind
-_close = os.close
-_family: Any = _socket.socket.__dict__["family"]
-_fileno = _socket.socket.fileno
-_getsockname = _socket.socket.getsockname
-_getsockopt = _socket.socket.getsockopt
-_setsockopt = _socket.socket.setsockopt
+_close = os.close  # programs put others in its place
 
 TCP_FASTOPEN_NO_COOKIE = 34
 """Set on an SMC socket that is not connected it leaves the TCP socket inside in its place."""
@@ -125,20 +116,8 @@ def become_hollow(sock: Any) -> None:
     it is connected.
     """
     before = values(sock, OF_SOL_SOCKET)
-    _setsockopt(sock, _stdlib.IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, 0)
+    _plain.setsockopt(sock, _stdlib.IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, 0)
     set_values(sock, before)
-
-
-def local_address(sock: Any) -> Any:
-    """The address of a socket. One of IPv6 adopted as AF_INET gives but the half of it."""
-    address = _getsockname(sock)
-    if len(address) == 2 or _family.__get__(sock) != _stdlib.AF_INET:
-        return address
-    twin = _socket.socket(_stdlib.AF_INET6, _stdlib.SOCK_STREAM, 0, os.dup(_fileno(sock)))
-    try:
-        return _getsockname(twin)
-    finally:
-        twin.close()
 
 
 def replace(sock: Any, fd: int, *, is_bound: bool = True) -> None:
@@ -147,10 +126,10 @@ def replace(sock: Any, fd: int, *, is_bound: bool = True) -> None:
     With the options, and, with ``is_bound``, bound as that one is: a connect() that came to
     nothing has given it a port, too.
     """
-    address = local_address(sock)
-    family = _stdlib.AF_INET if len(address) == 2 else _stdlib.AF_INET6
+    address = _plain.local_address(sock)
+    family = _plain.family_of(sock)
     try:
-        fresh = _socket.socket(family, _stdlib.SOCK_STREAM, 0, fd)
+        fresh = _plain.socket(family, _plain.SOCK_STREAM, 0, fd)
     except BaseException:
         _close(fd)
         raise
@@ -160,14 +139,14 @@ def replace(sock: Any, fd: int, *, is_bound: bool = True) -> None:
         is_to_be_bound = is_bound and address[1] != 0 and not _binds(fresh, address)
         _smcsock.replace(sock, fd)
         if is_to_be_bound:
-            _bind(fresh, address)
+            _plain.bind(fresh, address)
     finally:
         fresh.close()
 
 
 def _binds(sock: Any, address: Any) -> bool:
     try:
-        _bind(sock, address)
+        _plain.bind(sock, address)
     except OSError:
         return False
     return True
@@ -197,12 +176,12 @@ def set_values(sock: Any, wanted: Values) -> None:
     for option, value in wanted.items():
         if present.get(option) != value:
             with contextlib.suppress(OSError):
-                _setsockopt(sock, *option, value)
+                _plain.setsockopt(sock, *option, value)
 
 
 def _get(sock: Any, option: tuple[int, int], size: int) -> int | bytes | None:
     try:
-        value: int | bytes = _getsockopt(sock, *option, *([] if size == _INT else [size]))
+        value: int | bytes = _plain.getsockopt(sock, *option, *([] if size == _INT else [size]))
     except OSError:
         return None
     return value

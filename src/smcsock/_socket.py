@@ -12,7 +12,7 @@ import sys
 from operator import index
 
 from . import _smcsock
-from ._errors import FallbackError, SMCUnsupportedError
+from ._errors import FallbackError, SMCUnsupportedError, refused
 from ._opening import SANDBOXED, Opening, had_smc, has_smc, lacks_smc, open_smc
 from ._smcsock import AF_SMC, IPPROTO_SMC, SMCPROTO_SMC, SMCPROTO_SMC6
 
@@ -446,12 +446,7 @@ class socket(_smcsock.SocketMethods, StandardSocket):
         """What to raise of a connection that has to be SMC, None if it is."""
         if not self.fell_back():
             return None
-        try:
-            info: SmcInfo | None = self.smc_info()
-            why = str(info)
-        except OSError as error:  # no smc_diag, no descriptor left, no netlink in a sandbox
-            info, why = None, f"TCP, for a reason unknown: {error.strerror}"
-        return FallbackError(f"SMC was required but the connection is {why}", peer, info)
+        return FallbackError(*refused(peer, self.smc_info))
 
     def to_stdlib(self) -> _stdlib.socket:
         """Hands the descriptor over to a plain socket.socket, and returns that.

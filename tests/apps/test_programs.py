@@ -142,14 +142,34 @@ def test_node(port: int, mode: Mode) -> None:
         wait_for_ends(port, mode)
 
 
-def test_static_c_of_another_architecture(port: int, tmp_path: Path, mode: Mode) -> None:
-    """i386, by socketcall(2), whose arguments are in memory."""
-    if os.uname().machine != "x86_64":
+FREESTANDING = (
+    "-m32",
+    "-ffreestanding",
+    "-nostdlib",
+    "-fno-stack-protector",
+    "-fno-pie",
+    "-no-pie",
+)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "options", "source"),
+    [
+        ("gcc", (), "static.c"),
+        ("musl-gcc", (), "static.c"),
+        ("gcc", FREESTANDING, "client.c"),
+    ],
+    ids=["glibc", "musl", "i386"],
+)
+def test_static_c(
+    compiler: str, options: tuple[str, ...], source: str, port: int, tmp_path: Path, mode: Mode
+) -> None:
+    """That of i386 opens its socket by socketcall(2), whose arguments are in memory."""
+    if options and os.uname().machine != "x86_64":
         pytest.skip("this machine runs no i386 programs")
     client = tmp_path / "client"
-    options = ["-m32", "-ffreestanding", "-nostdlib", "-static", "-fno-stack-protector"]
-    more = ["-fno-pie", "-no-pie", "-o", str(client)]
-    subprocess.run(["gcc", *options, *more, str(DATA / "client.c")], check=True)
+    more = [*options, "-static", "-o", str(client), str(DATA / source)]
+    subprocess.run([program(compiler), *more], check=True)
     code = f"""
         import socket
         listener = socket.create_server(("127.0.0.1", {port}))

@@ -34,6 +34,9 @@ _LAUNCHERS = {"asdf", "conda", "hatch", "mamba", "mise", "pdm", "pipx", "pixi", 
 _LAUNCHERS |= {"rtx", "rye", "uv", "uvx"}
 _STARTS_PYTHON = re.compile(rb"\b(python[\d.]*|" + "|".join(_LAUNCHERS).encode() + rb")\b")
 
+_SPLIT = re.compile(r"(?:-[iv0]*S|--split-string=)(.+)")
+"""The option of env by which it splits a first line, with the first word."""
+
 _SUFFIXES = (".py", ".pyw", ".pyc", ".pyz", ".pex")
 
 _ELF = b"\x7fELF"
@@ -80,7 +83,7 @@ def find_program(words: Sequence[str], python: Callable[[], list[str]]) -> Progr
     if name == "-":
         return Program(Kind.PYTHON, [*python(), *words])
     path, is_command = _locate(name)
-    if not os.path.isdir(path) and _PYTHON.fullmatch(os.path.basename(path)):
+    if not os.path.isdir(path) and _is_python(path):
         return _interpreter(path, arguments)
     find = _command if is_command else _file
     return find(path, arguments, python)
@@ -133,6 +136,12 @@ def _fail(message: str, status: ExitCode = ExitCode.CANNOT_RUN) -> NoReturn:
 # ---- What it is
 
 
+def _is_python(path: str) -> bool:
+    """Whether it is a Python by its name, or that of what the link leads to."""
+    names = (os.path.basename(path), os.path.basename(os.path.realpath(path)))
+    return any(map(_PYTHON.fullmatch, names))
+
+
 def _interpreter(path: str, arguments: list[str]) -> Program:
     """A Python as the command, 'python3 FILE'."""
     if not _reads_environment(arguments):
@@ -171,8 +180,7 @@ def _command(path: str, arguments: list[str], python: Callable[[], list[str]]) -
         # A shell takes it for one of its own.
         return _script(["/bin/sh"], ["/bin/sh", *itself], source)
     interpreter = (_embedded(words, source) or _without_env(words))[0]
-    name = os.path.basename(interpreter)
-    if _PYTHON.fullmatch(name) or _OTHER_PYTHON.fullmatch(name):
+    if _is_python(interpreter) or _OTHER_PYTHON.fullmatch(os.path.basename(interpreter)):
         # Without the options of the first line: with -E and the like it would not follow.
         found = _resolve(interpreter, path)
         return _python([*_assignments(words), found, *itself], found)
@@ -225,7 +233,19 @@ def _first_line(source: bytes) -> list[str]:
     """The words of a line '#!...'; none if there is no such line."""
     if not source.startswith(b"#!"):
         return []
-    return os.fsdecode(source[2:].partition(b"\n")[0]).split()
+    line = os.fsdecode(source[2:].partition(b"\n")[0])
+    words = line.split()
+    return _split_by_env(line) if words and os.path.basename(words[0]) == "env" else words
+
+
+def _split_by_env(line: str) -> list[str]:
+    """The words of a line '#!/usr/bin/env ...', which has quotes where env splits it (-S)."""
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        words = line.split()
+    split = _SPLIT.fullmatch(words[1]) if len(words) > 1 else None
+    return [words[0], "-S", split[1], *words[2:]] if split else words
 
 
 def _without_env(words: list[str]) -> list[str]:
@@ -238,8 +258,6 @@ def _without_env(words: list[str]) -> list[str]:
             next(rest, None)
         elif not word.startswith("-") and "=" not in word:
             return [word, *rest]
-        elif word.startswith("-S") and len(word) > 2:
-            return [word[2:], *rest]
     return words
 
 
@@ -298,6 +316,9 @@ def _reads_environment(arguments: list[str]) -> bool:
     """Whether a Python with these arguments has no option -I, -E or -S."""
     words = iter(arguments)
     for word in words:
+        if word == "--check-hash-based-pycs":
+            next(words, None)
+            continue
         if word[:1] != "-" or word[:2] == "--" or word == "-":
             return True
         for index, letter in enumerate(word[1:], 2):

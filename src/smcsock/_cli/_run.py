@@ -14,6 +14,7 @@ from .._dropin._spool import Spool
 from .._dropin._system import started
 from .._errors import NO_SMC
 from ._common import CommandError, ExitCode, complain, explain
+from ._inheritance import restore_environment, restore_signals
 from ._program import Kind, Program, find_program, this_python
 
 __all__ = ["add"]
@@ -164,6 +165,7 @@ def _run(options: argparse.Namespace) -> NoReturn:
     if options.debug:
         _tell(program, run, can_smc=can_smc)
     environment = dict(os.environ)
+    restore_environment(environment)
     if program.is_python or options.children:
         run.put(environment, _HOOK)
     if options.require_smc and options.children and only is None:
@@ -171,6 +173,7 @@ def _run(options: argparse.Namespace) -> NoReturn:
     try:
         if run.native:
             _go_native(program.command, run, spool, is_exact=options.exact)
+        restore_signals()
         os.execvpe(program.command[0], program.command, environment)
     except OSError as error:
         if spool:
@@ -280,7 +283,8 @@ def _open_report(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        path.write_bytes(b"")
+        if not path.is_fifo():  # whose reader would take it for the end
+            path.write_bytes(b"")
     except OSError as error:
         raise CommandError(f"cannot write the report to {path}: {explain(error)}") from None
     return os.path.abspath(path)  # links stay: /dev/stderr, /dev/fd/63 lead to no other path

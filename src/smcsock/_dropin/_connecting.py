@@ -5,11 +5,12 @@ from collections.abc import Callable
 from socket import SO_ERROR, SO_REUSEPORT, SOL_SOCKET
 from typing import Any, TypeAlias
 
-from .. import _smcsock
+from .. import _plain, _smcsock
 from .._errors import HandshakeInterruptedError
 from .._socket import lost_error
-from . import _files, _options, _plain, _settings
+from . import _files, _options, _settings
 from ._files import File
+from ._opening import stranger
 from ._report import NOT_SELECTED
 
 __all__ = ["METHODS"]
@@ -46,12 +47,16 @@ def _connect(before: _Method) -> _Method:
             before(self, *args)  # which knows what to say
         (address,) = args
         file = _files.of(self) if _known else None
+        if file is None:
+            settings = _settings.current
+            if settings is None:
+                before(self, address)
+                return
+            if settings.report is not None and not settings.require_smc:  # else it is refused
+                file = stranger(self, settings)
         if file is not None:
             _files.check(self, file)
             _decide(self, file, address)
-        elif _settings.current is None:
-            before(self, address)
-            return
         while True:
             try:
                 ask(self, address)
@@ -75,11 +80,15 @@ def _connect_ex(before: _Method) -> _Method:
             before(self, *args)
         (address,) = args
         file = _files.of(self) if _known else None
+        if file is None:
+            settings = _settings.current
+            if settings is None:
+                return int(before(self, address))
+            if settings.report is not None and not settings.require_smc:  # else it is refused
+                file = stranger(self, settings)
         if file is not None:
             _files.conclude(self, file)
             _decide(self, file, address)
-        elif _settings.current is None:
-            return int(before(self, address))
         may_renew = _plain.gettimeout(self) is None and _is_unbound_smc(self)
         outcome = ask(self, address)
         while outcome == errno.EINTR and may_renew:

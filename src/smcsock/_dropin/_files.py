@@ -10,13 +10,13 @@ from collections.abc import Callable
 from socket import SO_PROTOCOL, SOL_SOCKET
 from typing import Any
 
-from .. import _smcsock
-from .._errors import FallbackError
+from .. import _plain, _smcsock
+from .._errors import FallbackError, refused
 from .._kernel._smc_info import Mode, SmcInfo, decode
 from .._kernel._sock_diag import records
 from .._smcsock import AF_SMC, IPPROTO_SMC
 from .._socket import socket as smcsock_socket
-from . import _plain, _settings
+from . import _settings
 from ._report import NOT_SELECTED, Outcome, Side
 from ._settings import Settings
 
@@ -243,17 +243,14 @@ def refuse(sock: Any, inode: int, file: File, peer: Any) -> None:
 
 def refusal(inode: int, peer: Any, note: str) -> tuple[str, Any, SmcInfo | None]:
     """What FallbackError() is to be told of a connection."""
-    info: SmcInfo | None = None
     if note:
-        why = f"TCP ({note})"
-    else:
-        try:
-            found = records([inode])
-            info = decode(found[0], _plain.AF_INET) if found else None
-            why = str(info or "TCP, for a reason unknown: it was no SMC socket")
-        except OSError as error:  # no smc_diag, no descriptor left, no netlink in a sandbox
-            why = f"TCP, for a reason unknown: {error.strerror}"
-    return f"SMC was required but the connection is {why}", peer, info
+        return f"SMC was required but the connection is TCP ({note})", peer, None
+    return refused(peer, lambda: _info(inode))
+
+
+def _info(inode: int) -> SmcInfo | None:
+    found = records([inode])
+    return decode(found[0], _plain.AF_INET) if found else None
 
 
 def check(sock: Any, file: File) -> None:

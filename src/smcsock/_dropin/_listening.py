@@ -7,10 +7,11 @@ from collections.abc import Callable
 from socket import SO_ACCEPTCONN, SOL_SOCKET
 from typing import Any, TypeAlias
 
-from .. import _smcsock
+from .. import _plain, _smcsock
 from .._errors import FallbackError
-from . import _files, _options, _places, _plain, _required, _settings
+from . import _files, _options, _places, _required, _settings
 from ._files import File
+from ._opening import stranger
 from ._report import NOT_SELECTED
 
 __all__ = ["METHODS"]
@@ -60,9 +61,12 @@ def _accept(before: _Method) -> _Method:
     def _accept(self: Any) -> tuple[int, Any]:
         file = _files.of(self) if _known else None
         if file is None:
-            is_foreign = _settings.current is None
-            result: tuple[int, Any] = before(self) if is_foreign else ask(self)
-            return result
+            settings = _settings.current
+            if settings is not None and not settings.is_simple:
+                file = stranger(self, settings)
+            if file is None:
+                result: tuple[int, Any] = before(self) if settings is None else ask(self)
+                return result
         if file.has_ended:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         fd, address = ask(self)

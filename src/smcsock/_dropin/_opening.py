@@ -8,20 +8,22 @@ from collections.abc import Callable
 from socket import SO_ACCEPTCONN, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET
 from typing import Any, Final, TypeAlias
 
-from .. import _smcsock
+from .. import _plain, _smcsock
 from .._opening import SANDBOXED, Opening, had_smc
 from .._smcsock import AF_SMC, IPPROTO_SMC
 from .._socket import open_socket
-from . import _files, _options, _places, _plain, _settings
+from .._socket import socket as smcsock_socket
+from . import _files, _options, _places, _settings
 from ._files import File
 from ._report import NO_SMC, NOT_SELECTED
 from ._settings import Settings
 
-__all__ = ["ENDINGS", "METHODS"]
+__all__ = ["ENDINGS", "METHODS", "stranger"]
 
 _Method: TypeAlias = Callable[..., Any]
 
 _known = _files.known
+_members = _places.members
 
 _close = os.close
 _socket_init: Any = _plain.socket.__init__
@@ -54,7 +56,10 @@ def _init(before: _Method) -> _Method:
                 self._closed = False
             else:
                 _adopt(before, self, family, type, proto, fileno, settings)
-        elif settings is None or not _is_tcp(family, type, proto):
+        elif settings is None or not (
+            (type == _SOCK_STREAM and family in _FAMILIES and proto in _TCP_PROTOS)
+            or _is_tcp(family, type, proto)
+        ):
             before(self, family, type, proto)
         else:
             _open(
@@ -69,7 +74,8 @@ def _init(before: _Method) -> _Method:
 
 
 def _open(self: Any, family: int, type: int, proto: int, settings: Settings) -> None:
-    _places.mend()
+    if len(_members) != _places.size:
+        _places.mend()
     is_tcp = False
     try:
         if not had_smc():
@@ -194,6 +200,17 @@ def _adopt(
         proto = _plain.IPPROTO_TCP  # as it reads from a TCP socket
     before(self, family, type, proto, fileno)
     _recognise(self, inode, domain, kind, protocol, settings)
+
+
+def stranger(sock: Any, settings: Settings) -> File | None:
+    """What is to be known of a socket that was opened past __init__(), or before it was ours."""
+    if isinstance(sock, smcsock_socket):
+        return None
+    try:
+        _recognise(sock, *_smcsock.identify(_plain.fileno(sock)), settings)
+    except OSError:
+        return None
+    return _files.of(sock)
 
 
 def _recognise(

@@ -3,9 +3,8 @@
 import socket as _stdlib
 from typing import Any
 
-from .. import _options, _smcsock
+from .. import _options, _plain, _smcsock
 from .._opening import open_ipproto_smc
-from . import _plain
 from ._files import File, move
 
 __all__ = ["become_hollow", "become_tcp", "exchange", "limit_buffers", "renew", "share_port"]

@@ -13,12 +13,12 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from importlib.machinery import ModuleSpec
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodDescriptorType, ModuleType, WrapperDescriptorType
 from typing import Any, TypeAlias
 
 from .._socket import StandardSocket
 
-__all__ = ["is_standard", "leave", "mend", "place", "stand_in", "unfollowed"]
+__all__ = ["is_standard", "leave", "members", "mend", "place", "size", "unfollowed"]
 
 Methods: TypeAlias = Mapping[str, Callable[[Any], Any]]
 """By name what makes a method, given the one that stands there."""
@@ -30,8 +30,9 @@ _classes: list[type] = [StandardSocket]
 """socket.socket; and what other executions of the module have made of it."""
 
 _ours: set[Any] = set()
-_size = 0
-"""How many attributes StandardSocket has with ours."""
+members = StandardSocket.__dict__
+size = 0
+"""How many members StandardSocket has with ours: if they are fewer, mend()."""
 
 _was_lost = False
 _lock = threading.Lock()
@@ -47,19 +48,26 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def place(methods: Methods, tls: Methods | None = None) -> None:
     """Puts methods where they are not yet, or not any more; ``tls``: on ssl.SSLSocket."""
+    tls = tls or {}
     with _lock:
         _wanted["socket"].update(methods)
-        _wanted["ssl"].update(tls or {})
-        for cls in _socket.socket.__subclasses__():
-            if cls not in _classes and (cls.__module__, cls.__qualname__) == ("socket", "socket"):
-                _classes.append(cls)
+        _wanted["ssl"].update(tls)
         for cls in _classes:
-            _put(cls, _wanted["socket"])
+            _put(cls, methods)
+        _follow()
         if "ssl" in sys.modules:
-            _put_tls(sys.modules["ssl"])
+            _put_tls(sys.modules["ssl"], tls)
         _measure()
         if _finder not in sys.meta_path:
             sys.meta_path.insert(0, _finder)
+
+
+def _follow() -> None:
+    """Puts all of them on classes that the module socket has made anew."""
+    for cls in _socket.socket.__subclasses__():
+        if cls not in _classes and (cls.__module__, cls.__qualname__) == ("socket", "socket"):
+            _classes.append(cls)
+            _put(cls, _wanted["socket"])
 
 
 def leave() -> None:
@@ -72,7 +80,7 @@ def leave() -> None:
 def mend() -> None:
     """Puts methods again where a program that undid its patch has put back what was before."""
     global _was_lost
-    if len(StandardSocket.__dict__) == _size and StandardSocket.__init__ in _ours:
+    if len(members) == size and _is_ours(StandardSocket.__init__):
         return
     with _lock:
         for name, method in _wanted["socket"].items():
@@ -84,23 +92,45 @@ def mend() -> None:
 
 
 def _measure() -> None:
-    global _size
-    _size = len(StandardSocket.__dict__)
+    global size
+    size = len(members)
 
 
 def _put(cls: type, methods: Methods) -> None:
     for name, method in methods.items():
-        if vars(cls).get(name) not in _ours:
-            before = getattr(cls, name)
+        if not _is_ours(vars(cls).get(name)):
+            before = _standing(cls, name)
             ours = functools.update_wrapper(method(before), before)
             _ours.add(ours)
             setattr(cls, name, ours)
 
 
-def _put_tls(module: Any) -> None:
+def _put_tls(module: Any, methods: Methods) -> None:
     cls = getattr(module, "SSLSocket", None)
     if isinstance(cls, type) and issubclass(cls, tuple(_classes)):
-        _put(cls, _wanted["ssl"])
+        _put(cls, methods)
+
+
+def _is_ours(found: object) -> bool:
+    return isinstance(found, FunctionType) and found in _ours
+
+
+def _standing(cls: type, name: str) -> Any:
+    """What stands in a class, to be called with the object as functions there are."""
+    found = next(vars(base)[name] for base in cls.__mro__ if name in vars(base))
+    if type(found) in _FUNCTIONS:
+        return found
+
+    # As a mock, which is not told of the object and may say that it is a function; a staticmethod.
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bind = getattr(type(found), "__get__", None)
+        return (bind(found, self, type(self)) if bind else found)(*args, **kwargs)
+
+    call.__name__ = name
+    return call
+
+
+_FUNCTIONS = (FunctionType, MethodDescriptorType, WrapperDescriptorType)
 
 
 def is_standard(function: Any) -> bool:
@@ -112,23 +142,21 @@ def is_standard(function: Any) -> bool:
     )
 
 
-def stand_in() -> str | None:
-    """The class that stands in the place of socket.socket and is none of it."""
-    found = getattr(sys.modules.get("socket"), "socket", None)
-    if isinstance(found, type) and not issubclass(found, tuple(_classes)):
-        return f"{found.__module__}.{found.__qualname__}"
-    return None
-
-
 def unfollowed() -> list[str]:
     """What has made, or makes, sockets that smcsock knows nothing of."""
     reasons = []
-    name = stand_in()
-    if name is not None:
-        reasons.append(f"{name} stands in the place of socket.socket")
+    found: Any = getattr(sys.modules.get("socket"), "socket", None)
+    is_other = issubclass(type(found), type) and not issubclass(found, tuple(_classes))
+    # What is derived from none of the two opens its sockets through one of them.
+    if is_other and any(cls not in _classes for cls in _socket.socket.__subclasses__()):
+        name = f"{found.__module__}.{found.__qualname__}"
+        reasons.append(f"{name} stands in the place of socket.socket: its sockets are {_TCP}")
     if _was_lost or is_standard(StandardSocket.__init__):
-        reasons.append("a socket.socket.__init__ from before smcsock was put back")
+        reasons.append(f"a socket.socket.__init__ from before was put back: its sockets are {_TCP}")
     return reasons
+
+
+_TCP = "plain TCP, and not counted"
 
 
 # ---- The modules, executed again
@@ -172,7 +200,9 @@ class _Loader:
         module.__loader__ = self._loader
         self._loader.exec_module(module)
         if _finder in sys.meta_path:  # else it is no more wanted
-            place({})
+            with _lock:
+                _follow()
+                _put_tls(module, _wanted["ssl"])
 
 
 _finder: Any = _Finder()

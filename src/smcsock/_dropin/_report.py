@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from .. import _plain
 from .._kernel._machine import entries, read, smcd_devices, smcr_devices
 from .._kernel._reasons import Reason, reason
 from .._kernel._smc_info import Mode, SmcInfo, decode
 from .._kernel._sock_diag import records
-from . import _plain
 from ._system import Budget, now, system
 
 __all__ = [

@@ -9,12 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from .. import _smcsock
+from .. import _plain, _smcsock
 from .._errors import FallbackError
-from .._socket import StandardSocket
 from .._socket import socket as smcsock_socket
-from . import _files, _plain, _settings
-from ._places import stand_in
+from . import _files, _settings
 from ._settings import Settings
 
 __all__ = ["METHODS", "refuse_stranger", "watch"]
@@ -46,7 +44,7 @@ def _send(before: _Method) -> _Method:
     def method(self: Any, *args: Any) -> Any:
         if any(isinstance(arg, int) and arg & _MSG_FASTOPEN for arg in args[1:]):
             file = _files.of(self)
-            if file is not None and file.must_be_smc and not file.note and file.unmade:
+            if file is not None and file.must_be_smc and file.unmade:
                 raise FallbackError(_FAST_OPEN)
         return use(self, *args)
 
@@ -81,6 +79,9 @@ METHODS: dict[str, Callable[[_Method], _Method]] = {
 
 # ---- Sockets that nothing was known of
 
+_EVENTS = ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg")
+"""The last two as MSG_FASTOPEN connects."""
+
 _is_watching = False
 
 
@@ -93,7 +94,7 @@ def watch() -> None:
 
 
 def _look(event: str, args: tuple[Any, ...]) -> None:
-    if event in ("socket.connect", "socket.bind"):
+    if event in _EVENTS and args[1] is not None:
         settings = _settings.current
         if settings is not None and settings.require_smc:
             _refuse_unknown(args[0], args[1], settings)
@@ -111,9 +112,7 @@ def refuse_stranger(sock: Any) -> None:
 
 
 def _refuse_unknown(sock: Any, address: Any, settings: Settings) -> None:
-    if isinstance(sock, smcsock_socket):
-        return
-    if not isinstance(sock, StandardSocket) and (type(sock) is _plain.socket or not stand_in()):
+    if isinstance(sock, smcsock_socket) or type(sock) is _plain.socket:
         return  # whoever takes the C type by its name knows what it is
     if _files.of(sock) is not None:
         return

@@ -1,5 +1,6 @@
 """Which connections are meant: patterns of HOST:PORT."""
 
+import _socket
 import ipaddress
 import socket as _stdlib
 from collections.abc import Iterable
@@ -111,7 +112,8 @@ def _addresses(host: Any, family: int) -> list[_Address]:
     try:
         return [_plain(host)]
     except ValueError:
-        found = _stdlib.getaddrinfo(host, None, family, _stdlib.SOCK_STREAM)
+        # As connect() does, whatever programs put in the place of socket.getaddrinfo().
+        found = _socket.getaddrinfo(host, None, family, _stdlib.SOCK_STREAM)
         return [_plain(str(entry[4][0])) for entry in found]
 
 

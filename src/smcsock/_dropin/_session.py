@@ -8,6 +8,7 @@ process of the program prints the sum when it ends.
 
 import atexit
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from ._install import install
 from ._libraries import loaded_libraries
 from ._methods import unfollowed
 from ._report import Outcome, Report, lines, with_modes
+from ._shadowed import give_way
 from ._spool import Spool, Stage, as_json
 from ._system import Budget, is_alive, now, started, system
 
@@ -68,8 +70,11 @@ class Run:
         environment[_PATH] = os.pathsep.join([hook, *entries]) if entries != [""] else hook
 
 
-def begin(hook: str, options: str) -> None:
-    """Installs smcsock as the options say; called before the program starts."""
+def begin(hook: str, options: str, modules: set[str]) -> None:
+    """Installs smcsock as the options say; called before the program starts.
+
+    ``modules`` are the names of those that were imported before smcsock.
+    """
     run = Run(**json.loads(options))
     if run.pid == 0:
         run = replace(run, pid=system.getpid(), start=started(system.getpid()) or 0)
@@ -94,7 +99,11 @@ def begin(hook: str, options: str) -> None:
         reporter = _Reporter(run, report, spool, is_main=not interpreter)
         reporter.start()
     _Exec(run, hook, reporter).start()
-    atexit.register(_say_unfollowed)
+    if not run.native:
+        atexit.register(_say_unfollowed)
+    if not interpreter:
+        with contextlib.suppress(Exception):  # whatever finders and modules there are
+            give_way(modules)
 
 
 def _forget(hook: str) -> None:
@@ -109,7 +118,7 @@ def _forget(hook: str) -> None:
 
 def _say_unfollowed() -> None:
     for reason in unfollowed():
-        _say(f"smcsock: {reason}: its sockets are plain TCP, and not counted\n")
+        _say(f"smcsock: {reason}\n")
 
 
 def _say(text: str) -> None:
@@ -388,10 +397,10 @@ def _write(
         return
     try:
         # Others may have reported before, or another run: the file was emptied at the start.
-        fd = system.open(
-            run.report_to, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666
-        )
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        fd = system.open(run.report_to, flags | os.O_NONBLOCK, 0o666)  # a FIFO that nobody reads
         try:
+            system.fcntl(fd, fcntl.F_SETFL, flags)
             data = text.encode()
             while data:
                 data = data[system.write(fd, data) :]

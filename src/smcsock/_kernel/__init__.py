@@ -6,6 +6,7 @@
 ``_modules``        whether a module is loaded, told without loading it
 ``_netlink``        one question over netlink, and its answers
 ``_reasons``        why a connection is not SMC: decline codes in words
+``_rnics``          the PCI functions of IBM Z: RoCE and network cards, ISM
 ``_smc_info``       SmcInfo: the record of a socket, decoded
 ``_sock_diag``      the records of all SMC sockets, or of some
 ==================  ==============================================================

@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._errors import NO_SMC
@@ -70,6 +71,8 @@ def _plan(program: str, options: Options) -> Plan:
             f"{program} has privileges of its own (setuid, setgid or capabilities), which it would "
             "run without (no_new_privs): run this command with them, as in 'sudo smcsock run'",
         )
+    if not Path("/proc/self/ns/net").exists():
+        raise NativeError(errno.ENOENT, "it needs /proc, which is not mounted here")
     if options.only is not None and not may_look_into_processes():
         raise NativeError(
             errno.EPERM,

@@ -27,7 +27,7 @@ READY, NOT_SUPPORTED = b"ready", b"not supported"
 """What the side process says when it has the listener."""
 
 _AGAIN = 0.1
-"""Seconds until another attempt when there is no process to be had."""
+"""Seconds until another attempt when there is no process to be had, or none that lives so long."""
 
 
 def side_process(plan: Plan, channel: socket.socket, program: int) -> None:
@@ -48,7 +48,7 @@ def side_process(plan: Plan, channel: socket.socket, program: int) -> None:
         if outcome is End.REPORTED:
             # Nobody waits any more for standard error to end but who reads it.
             plan = replace(plan, ledger=None)
-            os.dup2(0, 2)
+            _silence({2})
 
 
 def _withdraw(channel: socket.socket, ledger: Ledger | None) -> None:
@@ -57,17 +57,24 @@ def _withdraw(channel: socket.socket, ledger: Ledger | None) -> None:
     os.setsid()
     os.chdir("/")
     name("smcsock")
-    null = os.open(os.devnull, os.O_RDWR)
+    # The channel may be one of the first three, if the program has them closed.
     kept = {channel.fileno()}
     if ledger is not None:
         kept |= {2, ledger.fileno()}
-    for fd in {0, 1, 2} - kept:
-        os.dup2(null, fd)
+    _silence({0, 1, 2} - kept)
     _close_all_but(kept | {0, 1, 2})
     # The program's limit is not this process'.
     with contextlib.suppress(ValueError, OSError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _silence(fds: set[int]) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in fds - {null}:
+        os.dup2(null, fd)
+    if null not in fds:
+        os.close(null)
 
 
 def _close_all_but(kept: set[int]) -> None:
@@ -95,9 +102,14 @@ def _run_worker(plan: Plan, listener: int, request: mmap, program: int) -> End:
             outcome = Worker(plan, listener, request, program).run()
         finally:
             os._exit(outcome.value)
+    begin = time.monotonic()
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
-    return End(code) if code in (End.DONE.value, End.REPORTED.value) else End.DIED
+    if code in (End.DONE.value, End.REPORTED.value):
+        return End(code)
+    if time.monotonic() - begin < _AGAIN:
+        time.sleep(_AGAIN)  # it may not be the last that cannot live
+    return End.DIED
 
 
 def _release(listener: int, request: mmap) -> None:

@@ -36,6 +36,7 @@ def _is_sub_interpreter():
 def _begin(here, options):
     # type: (str, str) -> None
     root = os.path.dirname(os.path.dirname(os.path.dirname(here)))
+    before = set(sys.modules)
     try:
         if sys.version_info < (3, 11):  # noqa: UP036
             raise ImportError("it needs Python 3.11")
@@ -48,7 +49,7 @@ def _begin(here, options):
                 import smcsock._dropin._session
             finally:
                 sys.path.remove(root)
-        smcsock._dropin._session.begin(here, options)
+        smcsock._dropin._session.begin(here, options, before)
     except Exception as error:  # of begin(): it may be another version of smcsock
         _give_up(error, options)
 

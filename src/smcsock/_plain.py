@@ -4,10 +4,9 @@ The methods are those of the C class _socket.socket, which nothing can replace.
 """
 
 import _socket
+import os
 from _socket import AF_INET, AF_INET6, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, SOCK_STREAM
 from typing import Any
-
-from .._options import local_address
 
 __all__ = [
     "AF_INET",
@@ -18,6 +17,7 @@ __all__ = [
     "SOCK_STREAM",
     "TCP_PROTOCOLS",
     "accept",
+    "bind",
     "close",
     "detach",
     "family_named",
@@ -39,6 +39,7 @@ TCP_PROTOCOLS = (IPPROTO_TCP, IPPROTO_MPTCP)
 
 socket: Any = _socket.socket
 accept = socket._accept
+bind = socket.bind
 close = socket.close
 detach = socket.detach
 fileno = socket.fileno
@@ -51,6 +52,18 @@ settimeout = socket.settimeout
 shutdown = socket.shutdown
 
 _family: Any = socket.__dict__["family"]
+
+
+def local_address(sock: Any) -> Any:
+    """The address of a socket. One of IPv6 adopted as AF_INET gives but the half of it."""
+    address = getsockname(sock)
+    if len(address) == 2 or _family.__get__(sock) != AF_INET:
+        return address
+    twin = socket(AF_INET6, SOCK_STREAM, 0, os.dup(fileno(sock)))
+    try:
+        return getsockname(twin)
+    finally:
+        twin.close()
 
 
 def family_of(sock: Any) -> int:
