@@ -878,6 +878,20 @@ print(sock.smc_info().peer, smcsock.socket(fallback="tcp").fileno() > 0)
 
 
 @on_host
+def test_sockets_can_be_opened_after_a_change_of_the_root(tmp_path: Path) -> None:
+    need_root()
+    code = f"""
+import os, smcsock
+os.chroot({str(tmp_path)!r})
+with smcsock.create_server(("127.0.0.1", 0), fallback="tcp") as listener:
+    with smcsock.socket(fallback="tcp") as client:
+        client.connect(listener.getsockname())
+        print(listener.accept()[1] == client.getsockname())
+"""
+    assert run(code) == "True\n"
+
+
+@on_host
 def test_without_the_extra_only_sockets_are_listed() -> None:
     code = """
 import sys

@@ -7,7 +7,6 @@ Only what doctor reads from files is shown to it in a directory.
 import contextlib
 import ctypes
 import errno
-import functools
 import gzip
 import json
 import os
@@ -30,7 +29,7 @@ import pytest
 from conftest import VM_KERNEL, VM_MODE
 
 import smcsock
-from smcsock import AF_SMC, Mode, _cli, diag
+from smcsock import AF_SMC, Mode, diag
 from smcsock.__main__ import main
 from smcsock._cli._address import DEFAULT_PORT, split_address
 from smcsock._errors import NO_SMC
@@ -50,15 +49,6 @@ RELEASE = "6.12.0"
 
 WORKS, FAILS, USAGE, UNKNOWN = 0, 1, 2, 5
 """Exit status."""
-
-
-# A guest takes a second to make one.
-one_parser = functools.cache(_cli.parser)
-
-
-@pytest.fixture(autouse=True)
-def commands_share_a_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_cli, "parser", lambda _: one_parser())
 
 
 def named(report: Report, name: str) -> Finding:

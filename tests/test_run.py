@@ -483,6 +483,21 @@ def test_the_report_may_go_to_a_descriptor() -> None:
 
 
 @on_host
+def test_the_report_may_go_to_a_fifo(tmp_path: Path) -> None:
+    """Who reads it is not told of an end before the end; if nobody does, nobody is waited for."""
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    result = run("--report-to", fifo, "-c", "")
+    assert result.stderr.endswith(": No such device or address\nsmcsock: no connections\n")
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run("--report-to", fifo, "-c", "").stderr == ""
+        assert os.read(reader, 100) == b"smcsock: no connections\n"
+    finally:
+        os.close(reader)
+
+
+@on_host
 def test_nothing_is_left_of_a_run(tmp_path: Path) -> None:
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     assert run("--report", "-c", "", env=env).stderr == "smcsock: no connections\n"

@@ -5,14 +5,7 @@ where both hosts can do it: SMC-D (ISM devices, loopback-ism) or SMC-R (RDMA).
 ``sock.smc_info()`` tells whether a connection does, and why if it does not.
 """
 
-from ._errors import (
-    FallbackError,
-    HandshakeInterruptedError,
-    SMCUnsupportedError,
-)
-from ._helpers import create_connection, create_server
-from ._smcsock import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SMCPROTO_SMC, SMCPROTO_SMC6, SOL_SMC
-from ._socket import fromfd, has_smc, smc_info, socket
+import sys
 
 __all__ = [
     "AF_SMC",
@@ -51,9 +44,24 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# What needs modules that most programs do not: imported when it is first asked for. Not
-# even typing is loaded with the package: import smcsock shall cost little more than socket.
+# Not even typing is loaded with the package: import smcsock shall cost little more than socket.
 TYPE_CHECKING = False
+
+
+def _is_command() -> bool:
+    """Whether this is the program smcsock, or what 'python -m' looks for."""
+    return str(*sys.argv[:1]).rpartition("/")[2] in ("smcsock", "-m")
+
+
+# Sockets are loaded at once, while they can be found: a program may change its root later.
+# The command knows what it needs, and 'smcsock --help' needs none.
+if TYPE_CHECKING or not _is_command():
+    from ._errors import FallbackError, HandshakeInterruptedError, SMCUnsupportedError
+    from ._helpers import create_connection, create_server
+    from ._smcsock import AF_SMC, IPPROTO_SMC, SMC_LIMIT_HS, SMCPROTO_SMC, SMCPROTO_SMC6, SOL_SMC
+    from ._socket import fromfd, has_smc, smc_info, socket
+
+# What most programs do not need is imported when it is first asked for.
 if TYPE_CHECKING:
     from typing import Any
 
@@ -77,30 +85,20 @@ if TYPE_CHECKING:
     )
     from ._ssl import SSLSocket
 else:
-    _LATER = {
-        **dict.fromkeys(
-            (
-                "Connection",
-                "ConnectionFlag",
-                "Cursor",
-                "Dmb",
-                "LinkGroup",
-                "Mode",
-                "ProducerFlag",
-                "SmcInfo",
-                "State",
-            ),
-            "_kernel._smc_info",
-        ),
-        "DiagUnavailableError": "_kernel._errors",
-        "Reason": "_kernel._reasons",
-        "Outcome": "_dropin._report",
-        "Report": "_dropin._report",
-        "SSLSocket": "_ssl",
-        "install": "_dropin",
-        "installed": "_dropin",
-        "uninstall": "_dropin",
+    _NAMES = {
+        "_errors": "FallbackError HandshakeInterruptedError SMCUnsupportedError",
+        "_helpers": "create_connection create_server",
+        "_smcsock": "AF_SMC IPPROTO_SMC SMCPROTO_SMC SMCPROTO_SMC6 SMC_LIMIT_HS SOL_SMC",
+        "_socket": "fromfd has_smc smc_info socket",
+        "_kernel._errors": "DiagUnavailableError",
+        "_kernel._reasons": "Reason",
+        "_kernel._smc_info": "Connection ConnectionFlag Cursor Dmb LinkGroup Mode ProducerFlag "
+        "SmcInfo State",
+        "_dropin": "install installed uninstall",
+        "_dropin._report": "Outcome Report",
+        "_ssl": "SSLSocket",
     }
+    _LATER = {name: module for module, names in _NAMES.items() for name in names.split()}
 
     def __getattr__(name: str) -> "Any":
         from importlib import import_module

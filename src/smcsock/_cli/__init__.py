@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-__all__ = ["SUMMARIES", "main", "parse", "parser"]
+__all__ = ["SUMMARIES", "command_parser", "help_text", "main", "parse", "parser"]
 
 SUMMARIES = {
     "echo": "try SMC with an echo server and client",
@@ -50,6 +50,8 @@ SUMMARIES = {
     "rnics": "RoCE and ISM functions of IBM Z (smc_rnics)",
 }
 """What each command is for. Only the module of one that is asked for is loaded."""
+
+_DESCRIPTION = "Sockets for Linux SMC (Shared Memory Communications)."
 
 ACTIONS = {
     "linkgroups": ("show", "link-show"),
@@ -85,7 +87,7 @@ is meant.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command (``arguments``, else those of the process): its exit status.
 
-    Raises SystemExit for wrong usage, --help and --version, and on SIGTERM.
+    Raises SystemExit for wrong usage and a command's --help, and on SIGTERM.
     """
     for stream in (sys.stdout, sys.stderr):
         # What peers and users send need not fit the terminal's character set.
@@ -97,8 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         try:
             words = sys.argv[1:] if arguments is None else arguments
-            if list(words) == ["--version"]:  # at once: without argparse, which takes a while
+            # At once, without argparse, which takes longer than all the rest.
+            if list(words) == ["--version"]:
                 say(f"smcsock {__version__}")
+                return ExitCode.OK
+            if list(words) in (["--help"], ["-h"]):
+                flush(help_text())
                 return ExitCode.OK
             options = parse(words)
         finally:
@@ -123,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The options of a command line; SystemExit for wrong usage, --help and --version."""
     words = _unabbreviated(words)
+    if words and words[0] in SUMMARIES:
+        return command_parser(words[0]).parse_args(words[1:])
     return parser(words).parse_args(words)
 
 
@@ -150,32 +158,62 @@ def parser(words: Iterable[str] = tuple(SUMMARIES)) -> argparse.ArgumentParser:
     Of others it knows that they exist.
     """
     import argparse
-    from functools import partial
-    from importlib import import_module
 
-    # With a width argparse does not load shutil.
-    formatter: Any = partial(argparse.RawDescriptionHelpFormatter, width=terminal_columns() - 2)
     result = argparse.ArgumentParser(
-        prog="smcsock",
-        description="Sockets for Linux SMC (Shared Memory Communications).",
-        epilog=_EPILOG,
-        formatter_class=formatter,
-        allow_abbrev=False,
+        prog="smcsock", description=_DESCRIPTION, epilog=_EPILOG, **_style()
     )
+    result.format_help = help_text  # type: ignore[method-assign]
     result.add_argument("--version", action="version", version=f"smcsock {__version__}")
     commands = result.add_subparsers(required=True, metavar="COMMAND", title="commands")
     wanted = set(words)
     for name, help in SUMMARIES.items():
-        command = commands.add_parser(
-            name,
-            help=help,
-            formatter_class=formatter,
-            allow_abbrev=False,
-        )
-        command.set_defaults(fail=command.error)
+        command = commands.add_parser(name, help=help, **_style())
         if name in wanted:
-            import_module(f"._{name.replace('-', '_')}", __name__).add(command)
+            _add(name, command)
     return result
+
+
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of what follows the name of a command, which the others do not delay."""
+    import argparse
+
+    result = argparse.ArgumentParser(prog=f"smcsock {name}", **_style())
+    _add(name, result)
+    return result
+
+
+def _style() -> dict[str, Any]:
+    from argparse import RawDescriptionHelpFormatter
+    from functools import partial
+
+    # With a width argparse does not load shutil.
+    formatter = partial(RawDescriptionHelpFormatter, width=terminal_columns() - 2)
+    return {"formatter_class": formatter, "allow_abbrev": False}
+
+
+def _add(name: str, command: argparse.ArgumentParser) -> None:
+    from importlib import import_module
+
+    command.set_defaults(fail=command.error)
+    import_module(f"._{name.replace('-', '_')}", __name__).add(command)
+
+
+def help_text() -> str:
+    """What --help says."""
+    width = max(map(len, SUMMARIES))
+    commands = "".join(f"  {name:{width}}  {what}\n" for name, what in SUMMARIES.items())
+    return f"""\
+usage: smcsock [-h] [--version] COMMAND ...
+
+{_DESCRIPTION}
+
+commands:
+{commands}
+options:
+  -h, --help  show this help message and exit
+  --version   show program's version number and exit
+
+{_EPILOG}"""
 
 
 def _abandon_stdout() -> None:

@@ -1,10 +1,15 @@
 """Host names to addresses, and addresses to text."""
 
+from __future__ import annotations
+
 import argparse
 import socket
-from typing import Any
 
 from ._common import CommandError, explain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["DEFAULT_PORT", "format_address", "parse_port", "resolve", "split_address"]
 

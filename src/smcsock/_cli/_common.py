@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ __all__ = [
     "writing",
 ]
 
+_PIECES = 100  # a system call for each would take longer than to make it
 _MAX_SECONDS = 1e6  # what the kernel can take for a timeout, rounded down
 
 
@@ -76,25 +76,26 @@ def put(text: str) -> None:
 
 @contextlib.contextmanager
 def writing() -> Iterator[Callable[[str], object]]:
-    """What writes text of the result, which is flushed at the end; raises OutputError."""
+    """What writes text of the result, a hundred pieces at a time; raises OutputError."""
+    pieces: list[str] = []
+
+    def write(text: str) -> None:
+        pieces.append(text)
+        if len(pieces) >= _PIECES:
+            flush("".join(pieces))
+            pieces.clear()
+
     try:
-        yield _write
+        yield write
     finally:
-        flush()
+        flush("".join(pieces))
 
 
-def _write(text: str) -> None:
+def flush(text: str = "") -> None:
+    """Writes out the text, and what was printed by others; OutputError if that fails."""
     # Standard output that is closed is None, and print() takes that.
     try:
-        print(text, end="")
-    except OSError as error:
-        raise OutputError(error) from None
-
-
-def flush() -> None:
-    """Writes out what was printed by others; OutputError if that fails."""
-    try:
-        print(end="", flush=True)
+        print(text, end="", flush=True)
     except OSError as error:
         raise OutputError(error) from None
 
@@ -131,7 +132,7 @@ def parse_seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        seconds = math.nan
+        seconds = float("nan")
     if not 0 < seconds <= _MAX_SECONDS:
         from argparse import ArgumentTypeError
 

@@ -1,22 +1,26 @@
 """What the commands for smcsock.diag share: errors, JSON, tables."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from enum import IntEnum, IntFlag
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..diag._errors import ExtraMissingError
 from ._common import CommandError, ExitCode, explain, put, terminal_columns, writing
 from ._text import printable
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import Any, TypeAlias
+
     Commands: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
+    Run: TypeAlias = Callable[[argparse.Namespace], ExitCode]
 
 __all__ = [
     "Cell",
@@ -35,7 +39,6 @@ __all__ = [
 ]
 
 Cell: TypeAlias = str | int
-Run: TypeAlias = Callable[[argparse.Namespace], ExitCode]
 
 _EXIT_STATUS = """\
 exit status:
@@ -79,7 +82,7 @@ def add_views(parser: argparse.ArgumentParser, *names: str) -> None:
     )
 
 
-def add_actions(parser: argparse.ArgumentParser, show: Run) -> "Commands":
+def add_actions(parser: argparse.ArgumentParser, show: Run) -> Commands:
     """Adds the actions of a command, of which ``show`` is the default."""
     parser.set_defaults(run=show)
     add_json(parser)
@@ -91,7 +94,7 @@ def add_actions(parser: argparse.ArgumentParser, show: Run) -> "Commands":
 
 
 def add_action(
-    actions: "Commands", name: str, help: str, change: Callable[[argparse.Namespace], None]
+    actions: Commands, name: str, help: str, change: Callable[[argparse.Namespace], None]
 ) -> argparse.ArgumentParser:
     """Adds an action that changes something, and says nothing if all is well."""
 
@@ -133,8 +136,15 @@ def say_json(value: Any, indent: int | None = 2) -> None:
 
 def plain(value: Any, name: str = "") -> Any:
     """What JSON has of a value: dataclasses become objects, members of enums their names."""
-    if is_dataclass(value):
-        return {item.name: plain(getattr(value, item.name), item.name) for item in fields(value)}
+    # What most values are comes first.
+    if value is None or type(value) is str:
+        return value
+    if type(value) is int:
+        if name in _HEXADECIMAL:
+            return format_gid(value) if value >> 64 else f"{value:#x}"
+        return value
+    if (names := getattr(value, "__dataclass_fields__", None)) is not None:
+        return {name: plain(getattr(value, name), name) for name in names}
     if isinstance(value, dict):
         return {key: plain(item, key) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -143,8 +153,6 @@ def plain(value: Any, name: str = "") -> Any:
         return [flag.name for flag in value]
     if isinstance(value, IntEnum):
         return value.name
-    if type(value) is int and name in _HEXADECIMAL:
-        return format_gid(value) if value >> 64 else f"{value:#x}"
     return value
 
 
@@ -214,11 +222,7 @@ def say_table(
             write(f"{title}\n")
         line = columns.line(headers, sys.maxsize)
         write(f"\x1b[1m{line}\x1b[0m\n" if is_terminal and _has_bold() else f"{line}\n")
-        for row in first:
-            write(f"{columns.line(row, room)}\n")
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        for row in rows:
+        for row in chain(first, rows):
             write(f"{columns.line(row, room)}\n")
 
 

@@ -283,7 +283,8 @@ def _open_report(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        path.write_bytes(b"")
+        if not path.is_fifo():  # whose reader would take it for the end
+            path.write_bytes(b"")
     except OSError as error:
         raise CommandError(f"cannot write the report to {path}: {explain(error)}") from None
     return os.path.abspath(path)  # links stay: /dev/stderr, /dev/fd/63 lead to no other path

@@ -8,6 +8,7 @@ process of the program prints the sum when it ends.
 
 import atexit
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -98,7 +99,8 @@ def begin(hook: str, options: str, modules: set[str]) -> None:
         reporter = _Reporter(run, report, spool, is_main=not interpreter)
         reporter.start()
     _Exec(run, hook, reporter).start()
-    atexit.register(_say_unfollowed)
+    if not run.native:
+        atexit.register(_say_unfollowed)
     if not interpreter:
         with contextlib.suppress(Exception):  # whatever finders and modules there are
             give_way(modules)
@@ -395,10 +397,10 @@ def _write(
         return
     try:
         # Others may have reported before, or another run: the file was emptied at the start.
-        fd = system.open(
-            run.report_to, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666
-        )
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        fd = system.open(run.report_to, flags | os.O_NONBLOCK, 0o666)  # a FIFO that nobody reads
         try:
+            system.fcntl(fd, fcntl.F_SETFL, flags)
             data = text.encode()
             while data:
                 data = data[system.write(fd, data) :]

@@ -6,7 +6,6 @@ changing takes CAP_NET_ADMIN, and no change outlives a reboot.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "V2",
@@ -58,7 +57,10 @@ __all__ = [
 ]
 
 # What needs one of them shall not load all.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._devices import Pci, Port, SmcdDevice, SmcrDevice, devices
     from ._eids import (
         SystemEid,
@@ -140,7 +142,7 @@ else:
         "system": "_system",
     }
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> "Any":
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f".{_LATER[name]}", __name__), name)
