@@ -306,7 +306,8 @@ ENDS = {
             os.waitpid(in_child(connect), 0)
     """,
     "fork among threads": """
-        import threading
+        import threading, warnings
+        warnings.simplefilter("ignore")  # from 3.12 on Python warns of just this
         def plain():  # no name is looked up: the C library's locks are no matter here
             with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
                 client.connect(listener.getsockname())

@@ -62,11 +62,7 @@ def _withdraw(channel: socket.socket, ledger: Ledger | None) -> None:
     if ledger is not None:
         kept |= {2, ledger.fileno()}
     _silence({0, 1, 2} - kept)
-    last = 2
-    for fd in sorted(kept - {0, 1, 2}):
-        os.closerange(last + 1, fd)
-        last = fd
-    os.closerange(last + 1, 2**31 - 1)
+    _close_all_but(kept | {0, 1, 2})
     # The program's limit is not this process'.
     with contextlib.suppress(ValueError, OSError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -79,6 +75,18 @@ def _silence(fds: set[int]) -> None:
         os.dup2(null, fd)
     if null not in fds:
         os.close(null)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """os.closerange() tries every number where the C library, as musl, has no close_range()."""
+    try:
+        found = [int(fd) for fd in os.listdir("/proc/self/fd")]
+    except OSError:
+        found = [*range(os.sysconf("SC_OPEN_MAX"))]
+    for fd in found:
+        if fd not in kept:
+            with contextlib.suppress(OSError):  # that of the directory itself
+                os.close(fd)
 
 
 def _run_worker(plan: Plan, listener: int, request: mmap, program: int) -> End:
