@@ -39,8 +39,9 @@ from smcsock import AF_SMC, Mode, State, _cli, diag, has_smc
 from smcsock._cli import main
 from smcsock._cli._common import ExitCode
 from smcsock._cli._devices import _is_wanted_smcd, _wanted_smcr
-from smcsock._cli._diag import say_items, say_lists, say_table
 from smcsock._cli._filter import parse_filter
+from smcsock._cli._json import say_items, say_lists
+from smcsock._cli._table import say_table
 from smcsock._smcsock import Record
 from smcsock.diag import Pci, Port, SmcdDevice, SmcrDevice
 from smcsock.diag._errors import NOT_PERMITTED as NOT_PERMITTED_TEXT

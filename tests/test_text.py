@@ -9,8 +9,9 @@ import pytest
 from conftest import on_host
 
 from smcsock._cli._common import CommandError, complain, say
-from smcsock._cli._diag import say_json, say_table
 from smcsock._cli._info import _lines, collect
+from smcsock._cli._json import say_json
+from smcsock._cli._table import say_table
 from smcsock._cli._text import printable
 
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred\r\n\x9b2J\u202etxt\u2066\u200b\udc80\x7f\x00"

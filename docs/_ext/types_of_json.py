@@ -6,7 +6,7 @@ import types
 from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints
 
 from smcsock import Mode, Reason, SmcInfo
-from smcsock._cli import _diag, _info
+from smcsock._cli import _info, _json
 from smcsock._dropin._report import Side
 from smcsock._kernel._rnics import PciFunction
 from smcsock.diag import (
@@ -164,7 +164,7 @@ def schema(command: str) -> dict[str, Any]:
 
 def _of(kind: Any, definitions: dict[str, Any], name: str = "") -> dict[str, Any]:
     """The schema of a type, that of an attribute of this name."""
-    if kind is int and name in _diag._HEXADECIMAL:
+    if kind is int and name in _json._HEXADECIMAL:
         return {"type": "string"}
     if kind in _SIMPLE:
         return {"type": _SIMPLE[kind]}

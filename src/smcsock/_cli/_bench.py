@@ -15,7 +15,8 @@ from .. import SMCUnsupportedError
 from .._bench import MAX_SECONDS, MAX_SIZE, TIMEOUT, Plan, Server, measure
 from ..diag import ExtraMissingError
 from ._address import parse_port
-from ._common import CommandError, ExitCode, complain, explain, put, say
+from ._common import CommandError, ExitCode, complain, explain, say
+from ._json import add_json, say_json
 
 if TYPE_CHECKING:
     from .._bench import Results
@@ -73,7 +74,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="write a picture: PNG or SVG by its suffix"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add_json(parser)
 
 
 def _parse_sizes(text: str) -> tuple[int, ...]:
@@ -209,9 +210,7 @@ def _plot(results: "Results", path: Path) -> None:
 
 
 def _show(results: "Results", *, as_json: bool) -> None:
-    import json
-
-    from ._diag import say_table
+    from ._table import say_table
 
     if as_json:
         shown = {
@@ -219,7 +218,7 @@ def _show(results: "Results", *, as_json: bool) -> None:
             "conclusion": results.conclusion(),
             "runs": {name: run.summary() for name, run in results.runs.items()},
         }
-        put(json.dumps(shown, indent=2))
+        say_json(shown)
         return
     rows = []
     for name, tcp, smc in results.rows():

@@ -7,7 +7,9 @@ from pathlib import Path
 from .._kernel import _machine
 from ..diag import Pci, Port, SmcdDevice, SmcrDevice, devices, system
 from ._common import ExitCode, say
-from ._diag import Cell, add_json, add_views, describe, kernel_errors, say_json, say_table
+from ._diag import add_views, describe, kernel_errors
+from ._json import add_json, say_json
+from ._table import Cell, say_table
 
 __all__ = ["add"]
 

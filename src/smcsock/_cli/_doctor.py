@@ -1,7 +1,6 @@
 """smcsock doctor: whether SMC works, and what to fix if it does not."""
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -21,9 +20,9 @@ from ._common import (
     complain,
     explain,
     parse_seconds,
-    put,
     say,
 )
+from ._json import add_json, say_json
 from ._text import printable
 
 __all__ = ["add"]
@@ -102,7 +101,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="write what a bug report needs: this, the output of the other commands, versions "
         "and settings; it names hosts and addresses, but nothing secret",
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add_json(parser)
 
 
 def _parse_ueid(text: str) -> str:
@@ -130,7 +129,7 @@ def _run(options: argparse.Namespace) -> ExitCode:
         if not _fix(fixes, done, options):
             break
     if options.json:
-        put(json.dumps(_as_json(report, done), indent=2))
+        say_json(_as_json(report, done))
     if report.works is None:
         return ExitCode.UNKNOWN
     return ExitCode.OK if report.works else ExitCode.FAILED
@@ -258,7 +257,7 @@ def _as_json(report: Report, done: list[Fix]) -> dict[str, Any]:
     return {
         "works": report.works,
         "summary": report.summary,
-        "findings": [asdict(finding) for finding in report.findings],
+        "findings": report.findings,
         "connections": [_connection(connection) for connection in report.connections],
         "run": [fix.command for fix in done],
     }

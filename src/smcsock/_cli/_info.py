@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import json
 import os
 import socket as _stdlib
 from collections.abc import Callable
@@ -20,7 +19,8 @@ from .._kernel._machine import (
     smcr_devices,
     sysctls,
 )
-from ._common import ExitCode, explain, put, say
+from ._common import ExitCode, explain, say
+from ._json import add_json, say_json
 
 __all__ = ["Answer", "Report", "add", "collect"]
 
@@ -79,13 +79,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Makes the parser that of the command."""
     parser.description, parser.epilog = _DESCRIPTION, _EPILOG
     parser.set_defaults(run=_run)
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add_json(parser)
 
 
 def _run(options: argparse.Namespace) -> ExitCode:
     report = collect()
     if options.json:
-        put(json.dumps({"usable": report.is_usable, **asdict(report)}, indent=2))
+        say_json({"usable": report.is_usable, **asdict(report)})
     else:
         for line in _lines(report):
             say(line)

@@ -16,16 +16,10 @@ from ..diag import (
     iter_smcr_link_groups,
 )
 from ._common import ExitCode, say
-from ._diag import (
-    Cell,
-    add_json,
-    add_views,
-    describe,
-    format_gid,
-    kernel_errors,
-    say_lists,
-    say_table,
-)
+from ._diag import add_views, describe, kernel_errors
+from ._json import add_json, say_lists
+from ._table import Cell, say_table
+from ._text import format_gid
 
 __all__ = ["add"]
 

@@ -4,7 +4,9 @@ import argparse
 
 from ..diag import add_pnetid, clear_pnetids, pnetids, remove_pnetid
 from ._common import ExitCode
-from ._diag import add_action, add_actions, describe, kernel_errors, say_json, say_table
+from ._diag import add_action, add_actions, describe, kernel_errors
+from ._json import say_json
+from ._table import say_table
 
 __all__ = ["add"]
 

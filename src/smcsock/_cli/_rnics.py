@@ -10,7 +10,8 @@ from .._kernel._rnics import PciFunction, pci_functions, set_power
 from ..diag import PnetId, pnetids
 from ..diag._errors import ExtraMissingError
 from ._common import CommandError, ExitCode, complain, explain
-from ._diag import Cell, add_json, say_json, say_table
+from ._json import add_json, say_json
+from ._table import Cell, say_table
 
 __all__ = ["add"]
 

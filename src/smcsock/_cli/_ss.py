@@ -12,17 +12,10 @@ from .._kernel._state import MODES, Mode, State
 from ..diag._sockets import iter_records
 from ._address import format_address
 from ._common import ExitCode, complain, parse_seconds, put, say
-from ._diag import (
-    Cell,
-    add_json,
-    describe,
-    format_gid,
-    kernel_errors,
-    plain,
-    say_items,
-    say_json,
-    say_table,
-)
+from ._diag import describe, kernel_errors
+from ._json import add_json, plain, say_items, say_json
+from ._table import Cell, say_table
+from ._text import format_gid
 
 # A table takes what the kernel's records say as it is; objects are for JSON and details.
 TYPE_CHECKING = False

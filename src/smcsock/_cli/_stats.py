@@ -9,7 +9,9 @@ from typing import NoReturn
 from ..diag import Direction, Stats, Technology, stats
 from ._baseline import load, save
 from ._common import ExitCode, parse_seconds, say
-from ._diag import Cell, add_json, describe, kernel_errors, plain, say_json, say_table
+from ._diag import describe, kernel_errors
+from ._json import add_json, plain, say_json
+from ._table import Cell, say_table
 
 __all__ = ["add"]
 

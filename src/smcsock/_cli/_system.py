@@ -4,7 +4,9 @@ import argparse
 
 from ..diag import SmcdDevice, devices, system
 from ._common import ExitCode
-from ._diag import add_json, add_views, describe, kernel_errors, say_json, say_table
+from ._diag import add_views, describe, kernel_errors
+from ._json import add_json, say_json
+from ._table import say_table
 
 __all__ = ["add"]
 

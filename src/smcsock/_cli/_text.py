@@ -1,6 +1,6 @@
-"""Text for people from those that nobody has to trust: peers, devices, other programs."""
+"""Text: of GIDs, and from those that nobody has to trust: peers, devices, other programs."""
 
-__all__ = ["printable"]
+__all__ = ["format_gid", "printable"]
 
 
 def printable(text: str) -> str:
@@ -16,3 +16,11 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def format_gid(gid: int) -> str:
+    """The GID of an SMC-D device: if it is one of 128 bits, as /sys/class/dibs writes it."""
+    if gid >> 64 == 0:
+        return f"{gid:016x}"
+    digits = f"{gid:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
