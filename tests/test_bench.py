@@ -91,6 +91,7 @@ def test_wrong_usage(options: str, text: str, shell: Shell) -> None:
 
 @on_host
 def test_picture_that_cannot_be_written_is_told_at_once(shell: Shell, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib")
     status, out, err = shell.run(f"bench --plot {tmp_path}/no/bench.png")
     assert (status, out) == (1, "")
     assert err.endswith("/no/bench.png: there is no such directory\n")
