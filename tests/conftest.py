@@ -39,7 +39,7 @@ on_host = pytest.mark.skipif(VM_MODE is not None, reason="the kernel does not ma
 if VM_MODE not in EXPECTED_MODE and not smcsock.has_smc():
     os.environ["SMCSOCK_FALLBACK"] = "tcp"
 
-# A shell's background jobs ignore Ctrl-C and Ctrl-\\, and so would what the tests start.
+# A shell's background jobs ignore Ctrl-C and Ctrl-\, and so would what the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
