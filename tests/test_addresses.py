@@ -807,7 +807,7 @@ def test_diag_of_an_smc_socket_is_a_record(smc_mode: smcsock.Mode) -> None:
     with smcsock.socket() as sock:
         record = sock._diag()
     assert record is not None
-    assert record[0] == smcsock.AF_SMC
+    assert record.family == smcsock.AF_SMC
 
 
 def test_diag_of_what_is_no_smc_socket_is_none(smc_mode: smcsock.Mode) -> None:
