@@ -83,8 +83,8 @@ WANT_OF_SMC = re.compile(r"no SMC|without SMC|in a guest", re.IGNORECASE)
 WANT_OF_PROGRAM = re.compile(r"is not installed")
 """What no skip reason may say in any run: what the tests need was installed."""
 
-WANT_OF_PYTHON = re.compile(r"^before Python 3\.\d+ ")
-"""The one excuse for a test that no run passed: these runs share one Python."""
+WANT_OF_MACHINE = re.compile(r"^before Python 3\.\d+ |^needs IBM Z$")
+"""The excuses for a test that no run passed: these runs share one Python, on one machine."""
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Run:
     outcomes: dict[str, str] = field(default_factory=dict)
     """Test to passed, skipped or failed."""
     excused: set[str] = field(default_factory=set)
-    """The tests that this Python is too old for."""
+    """The tests that are for a newer Python, or another machine."""
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -224,7 +224,7 @@ def read_report(path: Path, result: Run) -> set[str]:
                 if reason == "collection skipped":  # a whole module: the reason is in the text
                     reason = element.text or ""
                 reasons.add(reason)
-                if WANT_OF_PYTHON.search(reason):
+                if WANT_OF_MACHINE.search(reason):
                     result.excused.add(variants(name))
         if result.outcomes.get(name) != "failed":  # a test and its teardown may be two cases
             result.outcomes[name] = outcome
