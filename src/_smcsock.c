@@ -1592,6 +1592,23 @@ build_records(PyObject *type, diag_query *query)
     return records;
 }
 
+/* The records that answer a question, or the OSError of an error number; frees what it holds. */
+static PyObject *
+end_query(PyObject *type, diag_query *query, int error)
+{
+    PyObject *records = NULL;
+    if (error != 0) {
+        errno = error;
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+    else {
+        records = build_records(type, query);
+    }
+    free(query->wanted);
+    free(query->records);
+    return records;
+}
+
 PyDoc_STRVAR(records_doc,
 "records($module, inodes, /)\n--\n\n"
 "The kernel's sock_diag records of the SMC sockets with these inodes, an iterable of\n"
@@ -1603,26 +1620,17 @@ smcsock_records(PyObject *module, PyObject *inodes)
 {
     module_state *state = PyModule_GetState(module);
     diag_query query = {0};
-    PyObject *records = NULL;
     int error = 0;
     if (!parse_inodes(inodes, &query)) {
-        goto done;
+        free(query.wanted);
+        return NULL;
     }
     if (query.count > 0) {
         Py_BEGIN_ALLOW_THREADS
         error = run_query(&query, 3);
         Py_END_ALLOW_THREADS
     }
-    if (error != 0) {
-        errno = error;
-        PyErr_SetFromErrno(PyExc_OSError);
-        goto done;
-    }
-    records = build_records(state->record_type, &query);
-done:
-    free(query.wanted);
-    free(query.records);
-    return records;
+    return end_query(state->record_type, &query, error);
 }
 
 PyDoc_STRVAR(parse_doc,
@@ -1635,7 +1643,6 @@ smcsock_parse(PyObject *module, PyObject *datagram)
 {
     module_state *state = PyModule_GetState(module);
     diag_query query = {0};
-    PyObject *records = NULL;
     char *buffer;
     Py_ssize_t size;
     int error = 0;
@@ -1643,14 +1650,7 @@ smcsock_parse(PyObject *module, PyObject *datagram)
         return NULL;
     }
     bool is_last = scan_datagram(&query, buffer, (size_t)size, &error);
-    if (error != 0) {
-        errno = error;
-        PyErr_SetFromErrno(PyExc_OSError);
-    }
-    else {
-        records = build_records(state->record_type, &query);
-    }
-    free(query.records);
+    PyObject *records = end_query(state->record_type, &query, error);
     return records == NULL ? NULL : Py_BuildValue("NN", records, PyBool_FromLong(is_last));
 }
 

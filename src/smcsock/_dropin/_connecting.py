@@ -52,8 +52,7 @@ def _connect(before: _Method) -> _Method:
             if settings is None:
                 before(self, address)
                 return
-            if settings.report is not None and not settings.require_smc:  # else it is refused
-                file = stranger(self, settings)
+            file = _counted(self, settings)
         if file is not None:
             _files.check(self, file)
             _decide(self, file, address)
@@ -72,6 +71,13 @@ def _connect(before: _Method) -> _Method:
     return connect
 
 
+def _counted(sock: Any, settings: _settings.Settings) -> File | None:
+    """What a report counts of a socket that nothing is known of; with require_smc it is refused."""
+    if settings.report is None or settings.require_smc:
+        return None
+    return stranger(sock, settings)
+
+
 def _connect_ex(before: _Method) -> _Method:
     ask = _smcsock.connect_ex if before is _plain.socket.connect_ex else _patiently(before)
 
@@ -84,8 +90,7 @@ def _connect_ex(before: _Method) -> _Method:
             settings = _settings.current
             if settings is None:
                 return int(before(self, address))
-            if settings.report is not None and not settings.require_smc:  # else it is refused
-                file = stranger(self, settings)
+            file = _counted(self, settings)
         if file is not None:
             _files.conclude(self, file)
             _decide(self, file, address)
