@@ -127,7 +127,7 @@ def replace(sock: Any, fd: int, *, is_bound: bool = True) -> None:
     nothing has given it a port, too.
     """
     address = _plain.local_address(sock)
-    family = _plain.family_of(sock)
+    family = _plain.AF_INET if len(address) == 2 else _plain.AF_INET6
     try:
         fresh = _plain.socket(family, _plain.SOCK_STREAM, 0, fd)
     except BaseException:
