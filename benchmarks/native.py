@@ -42,7 +42,8 @@ def main() -> int:
         _print("ns", measured)
         if SMC is not None and shutil.which("redis-benchmark"):
             _print("requests/s", _measure_redis(ways, options.rounds))
-    print(f"side process: {_memory()}")
+    if SMC is not None:
+        print(f"side process: {_memory()}")
     return 0
 
 
@@ -134,21 +135,18 @@ def _print(unit: str, measured: dict[str, dict[str, list[float]]]) -> None:
 
 
 def _memory() -> str:
-    """That of the watchdog and of the worker, in kB: all, and what nothing else has."""
+    """That of the watchdog and of the worker, in kB: all, its share, and what nothing else has."""
     script = (
         "sleep 1; watchdog=$(pgrep -P $$ smcsock); "
         "for pid in $watchdog $(pgrep -P $watchdog); do "
         "grep -hE '^(Rss|Pss|Private_Dirty):' /proc/$pid/smaps_rollup; done"
     )
-    kind = SMC or _native.TCP_SOCKETS
 
-    def prepare(program: str) -> None:
+    def become_parent(program: str) -> None:
         _syscalls.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: the watchdog is then a child
-        _native.prepare(program, _native.Options(kind=kind))
 
-    way: Way = {}, prepare
-    words = _output(way, "/bin/sh", "-c", script).split()
-    return " ".join(words)
+    command = (sys.executable, "-m", "smcsock", "run", "/bin/sh", "-c", script)
+    return " ".join(_output(({}, become_parent), *command).split())
 
 
 def _parse() -> argparse.Namespace:
