@@ -73,7 +73,8 @@ def _plan(program: str, options: Options) -> Plan:
             errno.EPERM,
             "a selection needs to look into the program's processes, which is forbidden here: by "
             "Yama (set the sysctl kernel.yama.ptrace_scope to 0, or run this as root), or by a "
-            "container's seccomp profile (give it the capability CAP_SYS_PTRACE)",
+            "container's seccomp profile (allow pidfd_getfd(2) and process_vm_readv(2), as Docker "
+            "does with the capability CAP_SYS_PTRACE)",
         )
     return Plan(
         kind=kind,
