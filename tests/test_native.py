@@ -17,6 +17,7 @@ import socket
 import struct
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -203,7 +204,8 @@ NUMBERS = [field for field in Architecture.__match_args__ if field not in ("name
 def test_the_numbers_are_those_of_the_kernels_headers(on: Architecture) -> None:
     """Of this machine's; and of the generic ones, which it has too."""
     header = HEADERS.get(on.name, "asm-generic/unistd.h")
-    paths = [*Path("/usr/include").glob(f"*-linux-*/{header}"), Path("/usr/include") / header]
+    include = Path("/usr/include")
+    paths = [include / sysconfig.get_config_var("MULTIARCH") / header, include / header]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         pytest.skip("there are no headers of the kernel here")
