@@ -64,7 +64,11 @@ def main() -> int:
     with socket.socket() as plain:
         assert type(plain) is socket.socket
         assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET
+    # Not with settimeout(): until then a new listener blocks, and may get the descriptor that
+    # another thread closes and accepts from at that moment, which would wait for ever.
+    socket.setdefaulttimeout(SHORT)
     in_threads(options, close_against_accept)
+    socket.setdefaulttimeout(None)
     # One listener for all: a new one could get a descriptor that another thread closes and
     # connects at that moment, and be connected itself.
     stop.clear()
@@ -136,8 +140,9 @@ def receive(sock: socket.socket, size: int) -> bytes:
 
 def close_against_accept(number: int) -> None:
     listener = smcsock.create_server(("127.0.0.1", 0))
-    listener.settimeout(SHORT)
-    client = smcsock.create_connection(listener.getsockname()) if number % 2 else None
+    assert listener.gettimeout() == SHORT
+    address = listener.getsockname()
+    client = smcsock.create_connection(address, timeout=LIMIT) if number % 2 else None
     against_close(listener, lambda: listener.accept()[0].close())
     if client is not None:
         client.close()
