@@ -41,8 +41,9 @@ columns:
       Peer-Host, Peer-OS  who the peer says it is
       EID                 the enterprise ID that both have
       Direct              without a gateway (SMC-R)
-      CHID                of the device (SMC-D); ffff is loopback-ism
-      GID, Peer-GID       (SMC-D, hexadecimal)
+      CHID                of the device (SMC-D), from Linux 6.18 on its fabric ID; ffff is
+                          a loopback device
+      GID, Peer-GID       (SMC-D) hexadecimal; of 128 bits, as in /sys/class/dibs
       Sndbuf, RMB, DMB    bytes of all buffers, as far as the kernel tells
   --links  Net-Dev, Link-State, Link-UID, Peer-UID, IB-Dev, IB-P, Local-GID, Peer-GID
 

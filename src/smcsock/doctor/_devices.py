@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from .._kernel._machine import RoceDevice, entries, link_name, module_state, read
+from .._kernel._machine import RoceDevice, entries, has_dibs, link_name, module_state, read
 from .._kernel._rnics import hardware_pnetid
 from .._kernel._smc_info import Mode
 from ._finding import Finding, Fix, Machine, Status
@@ -62,7 +62,7 @@ def _advice_for_devices(machine: Machine) -> str:
             "attach an ISM PCI function to this system (it shows in lspci; its driver is "
             "CONFIG_ISM), for other machines a RoCE Express one"
         )
-    loopback = "CONFIG_DIBS_LO" if machine.has_dibs else "CONFIG_SMC_LO, from 6.11 on"
+    loopback = "CONFIG_DIBS_LO" if has_dibs(machine.release) else "CONFIG_SMC_LO, from 6.11 on"
     return (
         "SMC-R needs a network card with RoCE and its driver. To try SMC without one: soft-RoCE "
         "('modprobe rdma_rxe', then 'rdma link add rxe0 type rxe netdev NAME'), or SMC-D within "
