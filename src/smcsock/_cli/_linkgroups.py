@@ -54,7 +54,8 @@ columns:
   links: link_group, id, state, device, port, interface, gid, peer_gid, uid, peer_uid,
     connections
 v2 (null for version 1 of SMC) has version, release, os, hostname, eid, and for SMC-R
-direct, max_connections, max_links. GIDs of SMC-D and cookies are strings "0x...".
+direct, max_connections, max_links. GIDs of SMC-D and cookies are strings
+"0x...", GIDs of 128 bits UUIDs.
 """
 
 _TYPES: dict[int, str] = {
