@@ -252,6 +252,23 @@ def test_syn_cookies_for_all(smc_mode: Mode) -> None:
     assert "SYN cookies" in here.advice
 
 
+def test_device_with_another_pnet_id_than_the_interface(smc_mode: Mode) -> None:
+    if smc_mode is not Mode.SMCD:
+        pytest.skip("SMC-Rv2 does not look at PNET IDs")
+    device = "lo" if Path("/sys/class/dibs").exists() else "loopback-ism"
+    try:
+        diag.add_pnetid("NET1", interface="lo")
+        diag.add_pnetid("NET2", smcd_device=device)
+        report = examine()
+    finally:
+        diag.clear_pnetids()
+    expected = f"NET1: interface lo; NET2: device {device} port 1"
+    assert named(report, "PNET IDs").evidence == expected
+    here = named(report, "connection here")
+    assert "no SMC device was found" in here.evidence
+    assert "the PNET ID of the network interface" in here.advice
+
+
 @contextlib.contextmanager
 def congested() -> Iterator[None]:
     """Keeps a processor's queue of SMC handshakes full, and all packets on lo with it.
@@ -920,8 +937,8 @@ def test_functions_of_ibm_z_in_standby(machine: Machine) -> None:
 
 def test_pnet_id_of_the_hardware_is_decoded(machine: Machine) -> None:
     write(machine.root / "sys/class/net/enc600/device/util_string", "NET1".encode("cp500"))
-    (finding,) = check_pnetids(replace(machine, pnetids=("NET2: eth0",)))
-    assert finding.evidence == "enc600 NET1; NET2: eth0"
+    (finding,) = check_pnetids(replace(machine, pnetids=("NET2: interface eth0",)))
+    assert finding.evidence == "enc600 NET1; NET2: interface eth0"
 
 
 def test_pnet_id_of_a_port_and_of_an_osa_card(machine: Machine) -> None:
