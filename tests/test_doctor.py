@@ -887,6 +887,15 @@ def test_loopback_device_that_the_kernel_could_have(
     assert option in finding.advice
 
 
+@pytest.mark.parametrize(
+    ("release", "end"), [("6.12.0", "not show: loopback-ism"), ("7.2.13", "not show here")]
+)
+def test_device_that_sys_does_not_show(machine: Machine, release: str, end: str) -> None:
+    (finding,) = check_devices(replace(machine, release=release, has_smcd=True))
+    assert finding.status is Status.OK
+    assert finding.evidence.endswith(end)
+
+
 def test_program_that_controls_handshakes(machine: Machine) -> None:
     setting = machine.root / "proc/sys/net/smc/hs_ctrl"
     write(setting, "\n")

@@ -39,9 +39,8 @@ def check_devices(machine: Machine) -> Iterator[Finding]:
         return
     if Mode.SMCD in machine.modes_here() or machine.has_smcd:
         if not findings:
-            yield Finding(
-                "devices", Status.OK, "one for SMC-D that /sys does not show: loopback-ism"
-            )
+            which = " here" if has_dibs(machine.release) else ": loopback-ism"
+            yield Finding("devices", Status.OK, f"one for SMC-D that /sys does not show{which}")
         return
     lists = "an SMC-D device" if machine.has_smcd is False else "an ISM device in /sys"
     some = "usable device" if findings else "device"
