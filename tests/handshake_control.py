@@ -12,15 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _SYSCALL = 321  # x86_64
-_MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD = 0, 2, 3, 5
+_MAP_CREATE, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD, _BTF_LOAD = 0, 2, 3, 5, 18
 _BY_FD, _FD_BY_ID, _NEXT_ID = 15, 19, 23
 _STRUCT_OPS_MAP, _STRUCT_OPS_PROGRAM, _OF_MODULE = 26, 27, 1 << 15
 _STRUCT = 4
 _RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")
-_SIZES = {1: (4, 0), 3: (12, 0), 4: (0, 12), 5: (0, 12), 6: (0, 8), 13: (0, 8), 14: (4, 0)} | {
-    15: (0, 12),
-    17: (4, 0),
-    19: (0, 12),
+_TYPES = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 16, 16, 5) + struct.pack(
+    "=4I5s", 1, 1 << 24, 4, 1 << 24 | 32, b"\0int\0"
+)
+"""The types of the program itself, which has none: int, so that there is one."""
+
+_SIZES = {
+    **{1: (4, 0), 3: (12, 0), 14: (4, 0), 17: (4, 0)},
+    **dict.fromkeys((6, 13), (0, 8)),
+    **dict.fromkeys((4, 5, 15, 19), (0, 12)),
 }
 """By kind of type, what follows its three words: bytes, and bytes for each member."""
 
@@ -106,16 +111,18 @@ def no_smc(name: str) -> Iterator[None]:
                 *(ctypes.addressof(code), ctypes.addressof(license_)),
                 *(index, operations, btf),
             )
-            program, _ = _bpf(_PROG_LOAD, load)
-            struct.pack_into("=Q", value, data + offset, opened(program))
+            program = opened(_bpf(_PROG_LOAD, load)[0])
+            struct.pack_into("=Q", value, data + offset, program)
+        types = ctypes.create_string_buffer(_TYPES)
+        load = struct.pack("=QQI", ctypes.addressof(types), 0, len(_TYPES))
+        own = opened(_bpf(_BTF_LOAD, load)[0])
         create = struct.pack(
-            "=5I40xI8xi4x", _STRUCT_OPS_MAP, 4, size, 1, _OF_MODULE, container, btf
+            "=5I28xI8xI8xi4x", _STRUCT_OPS_MAP, 4, size, 1, _OF_MODULE, own, container, btf
         )
-        table, _ = _bpf(_MAP_CREATE, create)
-        opened(table)
+        table = opened(_bpf(_MAP_CREATE, create)[0])
         key = ctypes.create_string_buffer(4)
-        element = struct.pack("=IxxxxQQQ", table, ctypes.addressof(key), ctypes.addressof(value), 0)
-        _bpf(_MAP_UPDATE, element)
+        element = struct.pack("=IxxxxQ", table, ctypes.addressof(key))
+        _bpf(_MAP_UPDATE, element + struct.pack("=QQ", ctypes.addressof(value), 0))
         try:
             yield
         finally:
