@@ -23,7 +23,10 @@ _TYPES = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 16, 16, 5) + struct.pack(
 """The types of the program itself, which has none: int, so that there is one."""
 
 _SIZES = {
-    **{1: (4, 0), 3: (12, 0), 14: (4, 0), 17: (4, 0)},
+    1: (4, 0),
+    3: (12, 0),
+    14: (4, 0),
+    17: (4, 0),
     **dict.fromkeys((6, 13), (0, 8)),
     **dict.fromkeys((4, 5, 15, 19), (0, 12)),
 }
