@@ -3,7 +3,8 @@
     python benchmarks/native.py                             # the host: TCP from the side process
     python tests/vm run -- python benchmarks/native.py      # SMC
 
-All ways take turns; look at the ratios. A kernel without SMC shows the price of asking the
+All ways take turns; look at the ratios to TCP: the median, and in brackets where it is with 99 %
+confidence. A kernel without SMC shows the price of asking the
 side process, at the speed of real hardware: it then opens TCP sockets. redis-benchmark is
 run if it is there, and the kernel has SMC.
 """
@@ -18,8 +19,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from compare import ratio
 
 from smcsock import _native
 from smcsock._native import _syscalls
@@ -28,7 +31,7 @@ from smcsock._native._kind import kind_here
 HERE = Path(__file__).parent
 SMC = kind_here()
 COUNTS = {"socket": 4000, "connection": 400, "echo": 4000}
-REDIS = ("PING_INLINE", "SET", "GET")
+REDIS = ("ping_inline", "set", "get")
 
 Way = tuple[dict[str, str], Callable[[str], None]]
 
@@ -42,7 +45,8 @@ def main() -> int:
         _print("ns", measured)
         if SMC is not None and shutil.which("redis-benchmark"):
             _print("requests/s", _measure_redis(ways, options.rounds))
-    print(f"side process: {_memory()}")
+    if SMC is not None:
+        print(f"side process: {_memory()}")
     return 0
 
 
@@ -102,58 +106,57 @@ def _measure(program: str, ways: dict[str, Way], rounds: int) -> dict[str, dict[
 
 
 def _measure_redis(ways: dict[str, Way], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """One server for each way, all the time; requests enough that connecting does not matter."""
     found: dict[str, dict[str, list[float]]] = {what: {way: [] for way in ways} for what in REDIS}
-    server, client = shutil.which("redis-server"), shutil.which("redis-benchmark")
-    assert server
-    assert client
-    for _ in range(rounds):
-        for name, way in ways.items():
-            with socket.create_server(("127.0.0.1", 0)) as sock:
-                port = str(sock.getsockname()[1])
-            with _running(way, server, "--port", port, "--save", ""):
-                time.sleep(2)
-                tests = ",".join(("ping_inline", "set", "get"))
-                options = ["-p", port, "-n", "2000", "-c", "10", "--csv", "-t", tests]
-                for line in _output(way, client, *options).splitlines()[1:]:
-                    what, rate, *_ = line.replace('"', "").split(",")
-                    found[what][name].append(float(rate))
+    with ExitStack() as stack:
+        ports = {name: stack.enter_context(_redis(way)) for name, way in ways.items()}
+        for number in range(rounds):
+            names = list(ways)[:: -1 if number % 2 else 1]
+            for what, by_way in found.items():
+                for name in names:
+                    options = ["-p", ports[name], "-n", "10000", "-c", "10", "--csv", "-t", what]
+                    text = _output(ways[name], "redis-benchmark", *options)
+                    by_way[name].append(float(text.splitlines()[1].split(",")[1].strip('"')))
     return found
+
+
+@contextmanager
+def _redis(way: Way) -> Iterator[str]:
+    """The port of a server."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = str(sock.getsockname()[1])
+    with _running(way, "redis-server", "--port", port, "--save", ""):
+        while subprocess.run(["redis-cli", "-p", port, "ping"], capture_output=True).returncode:
+            time.sleep(0.1)
+        yield port
 
 
 def _print(unit: str, measured: dict[str, dict[str, list[float]]]) -> None:
     for what, by_way in measured.items():
-        plain = by_way["TCP"]
         for name, values in by_way.items():
-            ratio = statistics.median(v / p for v, p in zip(values, plain, strict=True))
-            best = min if unit == "ns" else max
-            print(
-                f"{what:12} {name:8} {statistics.median(values):10.0f} {unit:10} {ratio:6.2f}"
-                f"   best {best(values):10.0f} {best(values) / best(plain):6.2f}",
-                flush=True,
-            )
+            compared = ratio(values, by_way["TCP"])
+            print(f"{what:12} {name:8} {statistics.median(values):10.0f} {unit:10} {compared}")
+        sys.stdout.flush()
 
 
 def _memory() -> str:
-    """That of the watchdog and of the worker, in kB: all, and what nothing else has."""
+    """That of the watchdog and of the worker, in kB: all, its share, and what nothing else has."""
     script = (
         "sleep 1; watchdog=$(pgrep -P $$ smcsock); "
         "for pid in $watchdog $(pgrep -P $watchdog); do "
         "grep -hE '^(Rss|Pss|Private_Dirty):' /proc/$pid/smaps_rollup; done"
     )
-    kind = SMC or _native.TCP_SOCKETS
 
-    def prepare(program: str) -> None:
+    def become_parent(program: str) -> None:
         _syscalls.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: the watchdog is then a child
-        _native.prepare(program, _native.Options(kind=kind))
 
-    way: Way = {}, prepare
-    words = _output(way, "/bin/sh", "-c", script).split()
-    return " ".join(words)
+    command = (sys.executable, "-m", "smcsock", "run", "/bin/sh", "-c", script)
+    return " ".join(_output(({}, become_parent), *command).split())
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=12)
     return parser.parse_args()
 
 

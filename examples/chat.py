@@ -68,7 +68,7 @@ async def join(host: str, port: int, name: str) -> None:
     """Sends the lines of standard input and prints those of the others."""
     reader, writer = await aio.open_connection(host, port)
     terminal = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
+    stdin, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(terminal), sys.stdin
     )
 
@@ -81,10 +81,13 @@ async def join(host: str, port: int, name: str) -> None:
             writer.write_eof()
 
     talking = asyncio.create_task(talk())
-    while line := await reader.readline():
-        print(line.decode(), end="", flush=True)
-    talking.cancel()
-    writer.close()
+    try:
+        while line := await reader.readline():
+            print(line.decode(), end="", flush=True)
+    finally:  # Ctrl-C, too
+        talking.cancel()
+        stdin.close()
+        writer.close()
 
 
 def main() -> None:

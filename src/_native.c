@@ -246,6 +246,7 @@ typedef struct {
     size_t n_calls;
     kind inet, inet6;
     int sndbuf, rcvbuf;
+    const char *mark;
     unsigned long long netns;
     int timeout;
     thread checked[N_CHECKED];
@@ -278,7 +279,7 @@ now_ms(void)
 static bool
 is_in_namespace(server *s)
 {
-    char path[32];
+    char path[64];
     struct stat status;
     uint32_t id = s->request->pid;
     thread *checked = &s->checked[id % N_CHECKED];
@@ -286,7 +287,7 @@ is_in_namespace(server *s)
     if (checked->id == id && now < checked->until_ms) {
         return true;
     }
-    snprintf(path, sizeof path, "/proc/%u/ns/net", (unsigned)id);
+    snprintf(path, sizeof path, "/proc/%u/%s", (unsigned)id, s->mark);
     if (stat(path, &status) < 0 || status.st_ino != s->netns) {
         return false;
     }
@@ -364,8 +365,8 @@ serve_sockets(server *s)
 }
 
 PyDoc_STRVAR(serve_doc,
-"serve($module, listener, other, request, calls, inet, inet6, sndbuf, rcvbuf, netns,\n"
-"      timeout, /)\n--\n\n"
+"serve($module, listener, other, request, calls, inet, inet6, sndbuf, rcvbuf, mark,\n"
+"      netns, timeout, /)\n--\n\n"
 "Answers the notifications of socket(2) of a seccomp listener, without the GIL.\n\n"
 "Those are the system calls in calls: bytes that are pairs of uint32, AUDIT_ARCH_*\n"
 "and number.  The process gets a socket of the same type, of inet, a (domain,\n"
@@ -374,19 +375,20 @@ PyDoc_STRVAR(serve_doc,
 "seccomp_notif at work; the id in it is 0 when there is none.\n\n"
 "Returns REQUEST for a notification that is the caller's to answer: of another\n"
 "system call (unshare(2) and setns(2) have to be among those that the filter tells\n"
-"of), of a thread whose network namespace has not the inode netns, or whose socket\n"
-"could not be made or put there.  Returns OTHER if the\n"
-"descriptor other is readable, or nothing happened for timeout milliseconds (-1: it\n"
-"may take for ever), END if no process is under the filter any more.");
+"of), of a thread whose network namespace is another one (in its directory of /proc\n"
+"the file mark has not the inode netns), or whose socket could not be made or put\n"
+"there.  Returns OTHER if the descriptor other is readable, or nothing happened for\n"
+"timeout milliseconds (-1: it may take for ever), END if no process is under the\n"
+"filter any more.");
 
 static PyObject *
 native_serve(PyObject *Py_UNUSED(module), PyObject *args)
 {
     server s = {0};
     Py_buffer request, calls;
-    if (!PyArg_ParseTuple(args, "iiw*y*(ii)(ii)iiKi:serve", &s.listener, &s.other, &request,
+    if (!PyArg_ParseTuple(args, "iiw*y*(ii)(ii)iisKi:serve", &s.listener, &s.other, &request,
                           &calls, &s.inet.domain, &s.inet.protocol, &s.inet6.domain,
-                          &s.inet6.protocol, &s.sndbuf, &s.rcvbuf, &s.netns, &s.timeout)) {
+                          &s.inet6.protocol, &s.sndbuf, &s.rcvbuf, &s.mark, &s.netns, &s.timeout)) {
         return NULL;
     }
     PyObject *result = NULL;

@@ -29,7 +29,7 @@ MODE = EXPECTED_MODE.get(VM_MODE or "", Mode.TCP)
 
 
 def command(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, str(EXAMPLES / name), *arguments]
+    return [sys.executable, "-X", "dev", str(EXAMPLES / name), *arguments]
 
 
 def start(name: str, *arguments: str) -> subprocess.Popen[str]:

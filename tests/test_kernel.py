@@ -752,8 +752,10 @@ def connect_interrupted(client: socket.socket, listener: socket.socket, state: s
 
     def interrupt() -> None:
         await_true(is_waiting)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-        handled.wait(LIMIT)
+        # Again, if it came between connect and poll: the main thread sleeps, and knows it not.
+        while not handled.is_set():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            handled.wait(5)
         listener.accept()[0].close()
 
     before = signal.signal(signal.SIGUSR1, lambda *_: handled.set())

@@ -16,9 +16,12 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ import pytest
 from conftest import VM_MODE, on_host, slow
 
 from smcsock import _native
+from smcsock._dropin._selection import Selection
 from smcsock._native import _filter, _syscalls
 from smcsock._native._architectures import BY_MACHINE, Architecture
 from smcsock._native._filter import SocketCall, Watch
@@ -200,7 +204,8 @@ NUMBERS = [field for field in Architecture.__match_args__ if field not in ("name
 def test_the_numbers_are_those_of_the_kernels_headers(on: Architecture) -> None:
     """Of this machine's; and of the generic ones, which it has too."""
     header = HEADERS.get(on.name, "asm-generic/unistd.h")
-    paths = [*Path("/usr/include").glob(f"*-linux-*/{header}"), Path("/usr/include") / header]
+    include = Path("/usr/include")
+    paths = [include / sysconfig.get_config_var("MULTIARCH") / header, include / header]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         pytest.skip("there are no headers of the kernel here")
@@ -395,6 +400,25 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@on_host
+def test_the_side_process_is_loaded_with_no_more_than_it_needs() -> None:
+    """It keeps in memory what was there when the program began, which waits for that, too."""
+    command = [sys.executable, "-X", "importtime", "-m", "smcsock", "run", "--fallback", "tcp"]
+    result = subprocess.run([*command, "/bin/true"], capture_output=True, text=True, timeout=LIMIT)
+    loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "smcsock._native._worker" in loaded
+    own = {f"smcsock.{name}" for name in ("_socket", "_dropin._install", "_native._census")}
+    assert not loaded & {
+        "dataclasses",
+        "inspect",
+        "ipaddress",
+        "json",
+        "shutil",
+        "subprocess",
+        *own,
+    }
+
+
 @slow
 def test_nothing_is_left_behind() -> None:
     def work() -> list[int]:
@@ -524,18 +548,67 @@ def test_another_listener_is_an_error_that_says_so() -> None:
         in_child(begin_twice, lambda: None)
 
 
+def forbid(call: int) -> None:
+    """A system call fails with EPERM from here on."""
+    code = [(0x20, 0, 0, 0), (0x15, 0, 1, call), (0x06, 0, 0, 0x50000 | errno.EPERM)]
+    _syscalls.prctl(38, 1)
+    program = [struct.pack("=HBBI", *each) for each in [*code, (0x06, 0, 0, ALLOW)]]
+    _syscalls.seccomp(1, 0, b"".join(program))
+
+
 def test_seccomp_forbidden_is_an_error_that_says_so() -> None:
     seccomp = {"x86_64": 317, "aarch64": 277, "s390x": 348, "ppc64le": 358}[MACHINE]
-    forbid = [(0x20, 0, 0, 0), (0x15, 0, 1, seccomp), (0x06, 0, 0, 0x50000 | errno.EPERM)]
-    program = b"".join(struct.pack("=HBBI", *each) for each in [*forbid, (0x06, 0, 0, ALLOW)])
 
     def prepare() -> None:
-        _syscalls.prctl(38, 1)
-        _syscalls.seccomp(1, 0, program)
+        forbid(seccomp)
         begin(plan())
 
     with pytest.raises(NativeError, match="container's seccomp profile"):
         in_child(prepare, lambda: None)
+
+
+def select() -> None:
+    """Begins as a run with a selection does."""
+    _native.prepare("/program", _native.Options(kind=KIND, only=Selection(["192.0.2.1:*"])))
+
+
+def test_a_selection_is_to_be_had() -> None:
+    assert in_child(select, lambda: True)
+
+
+@pytest.mark.parametrize("call", ["pidfd_getfd", "process_vm_readv"])
+def test_a_selection_where_processes_are_hidden_is_an_error_that_says_so(call: str) -> None:
+    """A container's seccomp profile forbids the first (Docker's), or both."""
+    read = {"x86_64": 310, "aarch64": 270, "s390x": 340, "ppc64le": 351}[MACHINE]
+    number = 438 if call == "pidfd_getfd" else read
+
+    def prepare() -> None:
+        forbid(number)
+        select()
+
+    with pytest.raises(NativeError, match="container's seccomp profile"):
+        in_child(prepare, lambda: None)
+
+
+@pytest.mark.parametrize("scope", [1, 2])
+def test_yama_forbids_a_selection_and_nothing_else(scope: int) -> None:
+    setting = Path("/proc/sys/kernel/yama/ptrace_scope")
+    if VM_MODE is None or not setting.exists():
+        pytest.skip("this is a setting of the machine: for a guest, with Yama")
+    before = setting.read_text()
+
+    def as_nobody(prepare: Callable[[], None]) -> None:
+        become_nobody()
+        prepare()
+
+    setting.write_text(str(scope))
+    try:
+        with pytest.raises(NativeError, match="ptrace_scope"):
+            in_child(partial(as_nobody, select), lambda: None)
+        assert in_child(partial(as_nobody, partial(begin, plan())), opens_marked)
+        assert in_child(select, lambda: True)  # root
+    finally:
+        setting.write_text(before)
 
 
 def test_no_proc_is_an_error_that_says_so(tmp_path: Path) -> None:
@@ -565,15 +638,19 @@ def test_another_network_namespace_gets_its_own_sockets() -> None:
     assert under(work) == (True, False)
 
 
+def become_nobody() -> None:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    _syscalls.prctl(4, 1)  # PR_SET_DUMPABLE, as after an exec
+
+
 def test_an_unprivileged_user_may() -> None:
     if os.geteuid() != 0:
         pytest.skip("this is for root to try: all other tests are unprivileged")
 
     def prepare() -> None:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
-        _syscalls.prctl(4, 1)  # PR_SET_DUMPABLE, as after an exec
+        become_nobody()
         begin(plan())
 
     def work() -> tuple[bool, str]:
@@ -582,6 +659,19 @@ def test_an_unprivileged_user_may() -> None:
     is_served, status = in_child(prepare, work)
     assert is_served
     assert "NoNewPrivs:\t1\n" in status
+
+
+def test_a_process_that_nobody_may_look_into_gets_its_sockets_too() -> None:
+    """As one that became another user in a container, where root may not look into all."""
+    if os.geteuid() != 0:
+        pytest.skip("this is for root to try: all other tests are unprivileged")
+
+    def prepare() -> None:
+        become_nobody()
+        begin(plan())
+        _syscalls.prctl(4, 0)  # PR_SET_DUMPABLE
+
+    assert in_child(prepare, opens_marked)
 
 
 @on_host

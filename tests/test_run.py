@@ -539,7 +539,7 @@ def test_a_program_inherits_nothing_of_pythons_start() -> None:
     expected = call(*command, env=env)
     result = call(sys.executable, "-m", "smcsock", "run", *command, env=env)
     assert (result.stdout, result.stderr) == (expected.stdout, "")
-    assert "SigIgn:\t0000000000000000\n" in result.stdout
+    assert not ignores_sigpipe(result.stdout)
 
 
 @on_host
@@ -547,7 +547,13 @@ def test_a_service_goes_on_to_ignore_sigpipe() -> None:
     """As systemd has it in all that it starts."""
     start = ["sh", "-c", 'SYSTEMD_EXEC_PID=$$ exec "$@"', "sh", sys.executable, "-m", "smcsock"]
     result = call(*start, "run", "grep", "SigIgn", "/proc/self/status")
-    assert result.stdout == "SigIgn:\t0000000000001000\n"
+    assert ignores_sigpipe(result.stdout)
+
+
+def ignores_sigpipe(status: str) -> bool:
+    """By /proc/PID/status. nohup, say, has these tests ignore other signals."""
+    mask = int(status.split("SigIgn:")[1].split()[0], 16)
+    return bool(mask >> signal.SIGPIPE - 1 & 1)
 
 
 # ----- errors

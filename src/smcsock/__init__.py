@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from . import aio as aio
     from . import diag as diag
     from . import doctor as doctor
-    from ._dropin import install, installed, uninstall
+    from ._dropin._install import install, installed, uninstall
     from ._dropin._report import Outcome, Report
     from ._kernel._errors import DiagUnavailableError
     from ._kernel._reasons import Reason
@@ -93,7 +93,7 @@ else:
         "_kernel._reasons": "Reason",
         "_kernel._smc_info": "Connection ConnectionFlag Cursor Dmb LinkGroup ProducerFlag SmcInfo",
         "_kernel._state": "Mode State",
-        "_dropin": "install installed uninstall",
+        "_dropin._install": "install installed uninstall",
         "_dropin._report": "Outcome Report",
         "_ssl": "SSLSocket",
     }

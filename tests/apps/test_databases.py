@@ -114,6 +114,7 @@ def make_cluster(path: Path) -> str | None:
     """A cluster of PostgreSQL, and the user that is to run it, None for this one."""
     # Root may not run it: Debian's package brings a user for that.
     user = "postgres" if os.geteuid() == 0 else None
+    shutil.rmtree(path, ignore_errors=True)  # of an attempt that failed
     path.mkdir()
     if user:
         shutil.chown(path.parent, user)
@@ -123,6 +124,7 @@ def make_cluster(path: Path) -> str | None:
         [*init, f"--pgdata={path}"],
         user=user,
         cwd=path,
+        env={**os.environ, "TZ": "UTC"},  # else it may compare this machine's with all there are
         check=True,
         stdout=subprocess.PIPE,
         timeout=300,

@@ -12,6 +12,7 @@ Pythons, also for one with a thread sanitizer in it.
 """
 
 import argparse
+import contextlib
 import faulthandler
 import functools
 import os
@@ -63,8 +64,23 @@ def main() -> int:
     with socket.socket() as plain:
         assert type(plain) is socket.socket
         assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) == socket.AF_INET
+    # Not with settimeout(): until then a new listener blocks, and may get the descriptor that
+    # another thread closes and accepts from at that moment, which would wait for ever.
+    socket.setdefaulttimeout(SHORT)
     in_threads(options, close_against_accept)
-    in_threads(options, close_against_connect)
+    socket.setdefaulttimeout(None)
+    # One listener for all: a new one could get a descriptor that another thread closes and
+    # connects at that moment, and be connected itself.
+    stop.clear()
+    with smcsock.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=accept_all, args=(listener, stop))
+        server.start()
+        try:
+            address = listener.getsockname()
+            in_threads(options, functools.partial(close_against_connect, address))
+        finally:
+            stop.set()
+            server.join()
 
     for _ in range(LIMIT * 10):  # the kernel's workers may hold on to what was closed
         if open_sockets() <= before:
@@ -124,20 +140,26 @@ def receive(sock: socket.socket, size: int) -> bytes:
 
 def close_against_accept(number: int) -> None:
     listener = smcsock.create_server(("127.0.0.1", 0))
-    listener.settimeout(SHORT)
-    client = smcsock.create_connection(listener.getsockname()) if number % 2 else None
+    assert listener.gettimeout() == SHORT
+    address = listener.getsockname()
+    client = smcsock.create_connection(address, timeout=LIMIT) if number % 2 else None
     against_close(listener, lambda: listener.accept()[0].close())
     if client is not None:
         client.close()
 
 
-def close_against_connect(number: int) -> None:
-    with smcsock.create_server(("127.0.0.1", 0)) as listener:
-        client = smcsock.socket(socket.AF_INET)
-        if number % 2:
-            client.settimeout(SHORT)
-        address = listener.getsockname()
-        against_close(client, lambda: client.connect(address))
+def close_against_connect(address: tuple[str, int], number: int) -> None:
+    client = smcsock.socket(socket.AF_INET)
+    if number % 2:
+        client.settimeout(SHORT)
+    against_close(client, lambda: client.connect(address))
+
+
+def accept_all(listener: smcsock.socket, stop: threading.Event) -> None:
+    listener.settimeout(SHORT)
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            listener.accept()[0].close()
 
 
 def against_close(sock: socket.socket, call: Callable[[], object]) -> None:

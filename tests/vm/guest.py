@@ -202,6 +202,9 @@ def _qemu_command(
     if not options.kvm:
         # Python starts in half the time where programs always have the same addresses.
         parameters += " norandmaps mitigations=off"
+        if (foreign.architecture if foreign else native()).name == "x86_64":
+            # The kernel takes a timer for broken that a busy host keeps waiting, and panics.
+            parameters += " no_timer_check"
         # A thread per virtual CPU makes QEMU before 8.1 miss the kernel's changes to its own
         # code now and then: it dies of an int3 that is no longer there.
         arguments += ["-accel", "tcg,thread=single"]

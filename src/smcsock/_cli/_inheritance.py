@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 __all__ = ["restore_environment", "restore_signals"]
 
@@ -10,7 +9,8 @@ __all__ = ["restore_environment", "restore_signals"]
 def restore_environment(environment: dict[str, str]) -> None:
     """Takes out the locale that Python chose for itself (PEP 538)."""
     try:
-        initial = Path("/proc/self/environ").read_bytes().split(b"\0")
+        with open("/proc/self/environ", "rb") as environ:
+            initial = environ.read().split(b"\0")
     except OSError:
         return
     if not any(entry.startswith(b"LC_CTYPE=") for entry in initial):

@@ -5,17 +5,14 @@ on PATH runs in its own: in the Python that its first line names, which the envi
 leads to smcsock, or through the script of a version manager that starts it.
 """
 
-import ast
 import errno
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from ._common import CommandError, ExitCode, explain
 
@@ -60,8 +57,7 @@ class Kind(Enum):
     """A binary, or a script of something else."""
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(NamedTuple):
     """``command`` runs it; ``what`` says what it is if Python cannot be made to use SMC in it."""
 
     kind: Kind
@@ -93,6 +89,8 @@ def this_python() -> list[str]:
     """The Python of this process, with the options that it was started with."""
     if sys.flags.isolated or sys.flags.ignore_environment or sys.flags.no_site:
         raise CommandError(NEEDS_ENVIRONMENT)
+    import subprocess
+
     flags: Callable[[], list[str]] = subprocess._args_from_interpreter_flags  # type: ignore[attr-defined]
     unbuffered = ["-u"] if "-u" in sys.orig_argv[1 : -len(sys.argv)] else []
     return [sys.executable, *flags(), *unbuffered]
@@ -151,17 +149,15 @@ def _interpreter(path: str, arguments: list[str]) -> Program:
 
 def _file(path: str, arguments: list[str], python: Callable[[], list[str]]) -> Program:
     """A file that was given by its path."""
-    in_this = Program(Kind.PYTHON, [*python(), path, *arguments])
-    if path.endswith(_SUFFIXES) or not os.path.isfile(path):
-        return in_this
-    source = _read(path)
-    words = _first_line(source)
-    if _is_binary(source) or (words and not _is_for_python(words) and not _compiles(source)):
-        if not os.access(path, os.X_OK):
-            return _foreign([path, *arguments], words)
-        absolute = path if os.sep in path else os.path.join(os.curdir, path)
-        return _command(absolute, arguments, python)
-    return in_this
+    if not path.endswith(_SUFFIXES) and os.path.isfile(path):
+        source = _read(path)
+        words = _first_line(source)
+        if _is_binary(source) or (words and not _is_for_python(words) and not _compiles(source)):
+            if not os.access(path, os.X_OK):
+                return _foreign([path, *arguments], words)
+            absolute = path if os.sep in path else os.path.join(os.curdir, path)
+            return _command(absolute, arguments, python)
+    return Program(Kind.PYTHON, [*python(), path, *arguments])
 
 
 def _command(path: str, arguments: list[str], python: Callable[[], list[str]]) -> Program:
@@ -305,6 +301,8 @@ def _compiles(source: bytes) -> bool:
         code = next((line for line in lines if line and not line.startswith(b"#")), b"")
         if not code.startswith((b"'", b'"')):
             return False
+    import ast
+
     try:
         compile(source, "", "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

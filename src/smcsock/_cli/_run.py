@@ -4,18 +4,20 @@ import argparse
 import os
 import shlex
 import sys
-from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from .. import has_smc
-from .._dropin._selection import Selection
-from .._dropin._session import Run
-from .._dropin._spool import Spool
+from .._dropin._run import Run
 from .._dropin._system import started
 from .._errors import NO_SMC
+from .._opening import has_smc
 from ._common import CommandError, ExitCode, complain, explain
 from ._inheritance import restore_environment, restore_signals
 from ._program import Kind, Program, find_program, this_python
+
+# What only some options need is loaded for these: what is there when the program begins, its
+# side process keeps in memory.
+if TYPE_CHECKING:
+    from .._dropin._spool import Spool
 
 __all__ = ["add"]
 
@@ -55,7 +57,7 @@ _NOT_OURS = (
     "another run is around this one, and its --only, --report, --sndbuf and --rcvbuf are what "
     "counts for sockets that are not Python's"
 )
-_HOOK = str(Path(__file__).resolve().parent.parent / "_dropin/_site")
+_HOOK = os.path.realpath(os.path.join(os.path.dirname(__file__), "../_dropin/_site"))
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +104,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="at exit, count the connections by mode and reason, on standard error",
     )
-    parser.add_argument("--report-to", type=Path, metavar="FILE", help="the same, into a file")
+    parser.add_argument("--report-to", metavar="FILE", help="the same, into a file")
     parser.add_argument("--json", action="store_true", help="the report for programs")
     parser.add_argument(
         "--exact",
@@ -198,18 +200,19 @@ def _tell(program: Program, run: Run, *, can_smc: bool) -> None:
             complain(f"their {what} buffers have {size} bytes")
 
 
-def _go_native(command: list[str], run: Run, spool: Spool | None, *, is_exact: bool) -> None:
+def _go_native(command: list[str], run: Run, spool: "Spool | None", *, is_exact: bool) -> None:
     """Sees to it that all TCP sockets of what this process executes are SMC sockets."""
     from .. import _native  # most programs are Python
-    from .._native._ledger import RunLedger
 
-    options = _native.Options(
-        only=None if run.only is None else Selection(run.only),
-        sndbuf=run.sndbuf or 0,
-        rcvbuf=run.rcvbuf or 0,
-        ledger=RunLedger(run, spool) if spool else None,
-        is_exact=is_exact,
-    )
+    options = _native.Options(sndbuf=run.sndbuf or 0, rcvbuf=run.rcvbuf or 0, is_exact=is_exact)
+    if run.only is not None:
+        from .._dropin._selection import Selection
+
+        options = options._replace(only=Selection(run.only))
+    if spool:
+        from .._native._ledger import RunLedger
+
+        options = options._replace(ledger=RunLedger(run, spool))
     try:
         is_ours = _native.prepare(command[0], options)
     except _native.NativeError as error:
@@ -258,7 +261,9 @@ def _forbid_tcp() -> None:
         ) from None
 
 
-def _create_spool() -> Spool:
+def _create_spool() -> "Spool":
+    from .._dropin._spool import Spool
+
     try:
         return Spool.create()
     except OSError as error:
@@ -269,6 +274,8 @@ def _selection(options: argparse.Namespace) -> list[str] | None:
     """The patterns of --only, names resolved: once, for all processes."""
     if options.only is None:
         return None
+    from .._dropin._selection import Selection
+
     try:
         return Selection(options.only).patterns
     except ValueError as error:
@@ -278,10 +285,13 @@ def _selection(options: argparse.Namespace) -> list[str] | None:
         raise CommandError(f"--only: {explain(error)}") from None
 
 
-def _open_report(path: Path | None) -> str:
+def _open_report(name: str | None) -> str:
     """The absolute path of the file for the report, which is empty now; "" for none."""
-    if path is None:
+    if name is None:
         return ""
+    from pathlib import Path
+
+    path = Path(name)
     try:
         if not path.is_fifo():  # whose reader would take it for the end
             path.write_bytes(b"")

@@ -3,7 +3,3 @@
 The objects that a program makes stay what it asked for, socket.socket or classes
 derived from it; the descriptor inside is that of an SMC socket.
 """
-
-from ._install import install, installed, uninstall
-
-__all__ = ["install", "installed", "uninstall"]

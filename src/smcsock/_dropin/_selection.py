@@ -4,8 +4,7 @@ import _socket
 import ipaddress
 import socket as _stdlib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 __all__ = ["Selection"]
 
@@ -13,8 +12,7 @@ _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-@dataclass(frozen=True, slots=True)
-class _Pattern:
+class _Pattern(NamedTuple):
     """Networks, None for any address; and a port, None for any."""
 
     networks: tuple[_Network, ...] | None

@@ -17,57 +17,23 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
-from .._socket import Fallback
 from ._install import install
 from ._libraries import loaded_libraries
 from ._methods import unfollowed
 from ._report import Outcome, Report, lines, with_modes
+from ._run import PATH, VARIABLE, Run
 from ._shadowed import give_way
 from ._spool import Spool, Stage, as_json
 from ._system import Budget, is_alive, now, started, system
 
-__all__ = ["Run", "begin", "publish"]
-
-_VARIABLE = "SMCSOCK_RUN"
-_PATH = "PYTHONPATH"
+__all__ = ["begin", "publish"]
 
 _PATIENCE = 1.0
 """Seconds to wait for another process that is just taking the counts for the report."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """The options of 'smcsock run', and ``pid``, the process of the program.
-
-    ``pid`` is 0 if something starts the program that is no Python: the first one to begin
-    is the program. ``start`` is when it was started, for the system.
-    ``spool`` is the name of the Spool, None for no report; ``report_to`` a file for the
-    report, "" for standard error. With ``native`` it is for smcsock._native to write it.
-    """
-
-    pid: int
-    start: int = 0
-    require_smc: bool = False
-    fallback: Fallback | None = None
-    only: list[str] | None = None
-    children: bool = False
-    spool: list[int] | None = None
-    report_to: str = ""
-    json: bool = False
-    sndbuf: int | None = None
-    rcvbuf: int | None = None
-    native: bool = False
-
-    def put(self, environment: dict[str, str], hook: str) -> None:
-        """Tells the Python processes with this environment; ``hook`` is _site."""
-        environment[_VARIABLE] = json.dumps(asdict(self))
-        entries = [entry for entry in environment.get(_PATH, "").split(os.pathsep) if entry != hook]
-        environment[_PATH] = os.pathsep.join([hook, *entries]) if entries != [""] else hook
 
 
 def begin(hook: str, options: str, modules: set[str]) -> None:
@@ -77,8 +43,8 @@ def begin(hook: str, options: str, modules: set[str]) -> None:
     """
     run = Run(**json.loads(options))
     if run.pid == 0:
-        run = replace(run, pid=system.getpid(), start=started(system.getpid()) or 0)
-        os.environ[_VARIABLE] = json.dumps(asdict(run))
+        run = run._replace(pid=system.getpid(), start=started(system.getpid()) or 0)
+        os.environ[VARIABLE] = json.dumps(run._asdict())
     interpreter = _interpreter()
     if not run.children and not interpreter:
         _forget(hook)
@@ -108,12 +74,12 @@ def begin(hook: str, options: str, modules: set[str]) -> None:
 
 def _forget(hook: str) -> None:
     """Leaves the environment as it would be without smcsock."""
-    del os.environ[_VARIABLE]
-    entries = [entry for entry in os.environ[_PATH].split(os.pathsep) if entry != hook]
+    del os.environ[VARIABLE]
+    entries = [entry for entry in os.environ[PATH].split(os.pathsep) if entry != hook]
     if entries:
-        os.environ[_PATH] = os.pathsep.join(entries)
+        os.environ[PATH] = os.pathsep.join(entries)
     else:
-        del os.environ[_PATH]
+        del os.environ[PATH]
 
 
 def _say_unfollowed() -> None:
@@ -185,7 +151,7 @@ class _Exec:
         with contextlib.suppress(Exception):
             if not system.access(path, os.X_OK):
                 return None  # the next directory of PATH may have it
-            is_ours = env.get(_VARIABLE) in (None, os.environ.get(_VARIABLE))
+            is_ours = env.get(VARIABLE) in (None, os.environ.get(VARIABLE))
             may = self._run.children or system.getpid() == self._run.pid
             if is_ours and may and _is_python(path):
                 followed = dict(env)

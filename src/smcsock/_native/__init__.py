@@ -8,10 +8,7 @@ goes to the kernel as ever.
 
 import errno
 import os
-import shutil
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._errors import NO_SMC
 from ._architectures import BY_MACHINE
@@ -26,8 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["TCP_SOCKETS", "NativeError", "Options", "kind_here", "prepare"]
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """How a program is to run.
 
     ``only`` are the addresses whose connections and servers may be SMC, None for all;
@@ -48,9 +44,8 @@ class Options:
 def prepare(program: str, options: Options) -> bool:
     """Makes the TCP sockets that this process and its children open from now on SMC sockets.
 
-    For a process of one thread that is about to execute ``program``, a path or the name of a
-    command. False where they are SMC sockets already: then it is as it is, whatever the
-    options say. Raises NativeError.
+    For a process of one thread that is about to execute ``program``, a path. False where they
+    are SMC sockets already: then it is as it is, whatever the options say. Raises NativeError.
     """
     if is_already_there():
         return False
@@ -65,19 +60,21 @@ def _plan(program: str, options: Options) -> Plan:
         raise NativeError(errno.EAFNOSUPPORT, NO_SMC)
     if machine not in BY_MACHINE:
         raise NativeError(errno.ENOSYS, f"the system calls of {machine} are not known")
-    if gains_privileges(shutil.which(program) or program):
+    if gains_privileges(program):
         raise NativeError(
             errno.EPERM,
             f"{program} has privileges of its own (setuid, setgid or capabilities), which it would "
             "run without (no_new_privs): run this command with them, as in 'sudo smcsock run'",
         )
-    if not Path("/proc/self/ns/net").exists():
+    if not os.path.exists("/proc/self/ns/net"):
         raise NativeError(errno.ENOENT, "it needs /proc, which is not mounted here")
     if options.only is not None and not may_look_into_processes():
         raise NativeError(
             errno.EPERM,
-            "a selection needs to look into the program's processes, which Yama forbids: set "
-            "the sysctl kernel.yama.ptrace_scope to 0, or run this as root",
+            "a selection needs to look into the program's processes, which is forbidden here: by "
+            "Yama (set the sysctl kernel.yama.ptrace_scope to 0, or run this as root), or by a "
+            "container's seccomp profile (allow pidfd_getfd(2) and process_vm_readv(2), as Docker "
+            "does with the capability CAP_SYS_PTRACE)",
         )
     return Plan(
         kind=kind,

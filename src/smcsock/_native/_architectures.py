@@ -4,7 +4,7 @@ Sources: arch/*/entry/syscalls/*.tbl, include/uapi/asm-generic/unistd.h and
 include/uapi/linux/audit.h in the Linux kernel.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["ALL", "BY_MACHINE", "X32_BIT", "Architecture"]
 
@@ -12,8 +12,7 @@ _64BIT = 0x80000000
 _LITTLE = 0x40000000
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Architecture(NamedTuple):
     """What a program calls the kernel by: ``audit`` is its AUDIT_ARCH_*.
 
     ``socketcall`` is None where there is none; ``is_wide`` if the numbers that it is

@@ -1,7 +1,7 @@
 """Which sockets the program gets in the place of its TCP sockets."""
 
 import socket
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .._smcsock import AF_SMC, IPPROTO_SMC, SMCPROTO_SMC, SMCPROTO_SMC6
 
@@ -16,8 +16,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """(domain, protocol) of socket(2) for AF_INET and for AF_INET6."""
 
     inet: tuple[int, int]

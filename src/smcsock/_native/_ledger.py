@@ -1,16 +1,17 @@
 """The report of 'smcsock run', as the side process adds to it and writes it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .._dropin._report import Outcome
-from .._dropin._session import Run, publish
+from .._dropin._run import Run
+from .._dropin._session import publish
 from .._dropin._spool import Spool
+from ._census import Census
 
 __all__ = ["RunLedger"]
 
 
-@dataclass(frozen=True)
-class RunLedger:
+class RunLedger(NamedTuple):
     """What the program's sockets come to, in one sum with what its Python code has counted."""
 
     run: Run
@@ -19,6 +20,10 @@ class RunLedger:
     def fileno(self) -> int:
         """The spool's descriptor."""
         return self.spool.fileno()
+
+    def census(self, program: int) -> Census:
+        """What counts for it."""
+        return Census(self, program)
 
     def keep(self, counts: dict[Outcome, int]) -> None:
         """Puts down what there was so far."""

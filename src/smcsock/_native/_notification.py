@@ -4,14 +4,14 @@ import errno
 import fcntl
 import os
 import struct
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import NamedTuple
 
 from . import _syscalls
 
-__all__ = ["Notification"]
+__all__ = ["SIZE", "Notification", "can_give"]
 
 _NOTIFICATION = struct.Struct("=QIIiIQ6Q")  # struct seccomp_notif
+SIZE = _NOTIFICATION.size
 _RESPONSE = struct.Struct("=QqiI")  # struct seccomp_notif_resp
 _ADDITION = struct.Struct("=QIIII")  # struct seccomp_notif_addfd
 _ID = struct.Struct("=Q")
@@ -20,8 +20,7 @@ _FLAG_CONTINUE = 1
 _ADDFD_SETFD, _ADDFD_SEND = 1, 2
 
 
-@dataclass(frozen=True)
-class Notification:
+class Notification(NamedTuple):
     """What a thread of the program asks of the kernel.
 
     ``pid`` is that of the thread, ``arch`` an AUDIT_ARCH_*, ``number`` that of the
@@ -35,8 +34,6 @@ class Notification:
     arch: int
     number: int
     args: tuple[int, ...]
-
-    SIZE: ClassVar = _NOTIFICATION.size
 
     @classmethod
     def unpack(cls, listener: int, data: bytes) -> "Notification":

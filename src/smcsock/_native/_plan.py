@@ -2,8 +2,7 @@
 
 import socket
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ._architectures import Architecture
 from ._filter import Watch
@@ -12,6 +11,7 @@ from ._kind import AF_SMC_SOCKETS, Kind
 if TYPE_CHECKING:
     from .._dropin._report import Outcome
     from .._dropin._selection import Selection
+    from ._census import Census
 
 __all__ = ["Ledger", "Plan"]
 
@@ -21,6 +21,9 @@ class Ledger(Protocol):
 
     def fileno(self) -> int:
         """The descriptor that it needs besides."""
+
+    def census(self, program: int) -> "Census":
+        """What counts for it; only who counts has to load that."""
 
     def keep(self, counts: dict["Outcome", int]) -> None:
         """Puts down what there was so far."""
@@ -32,8 +35,7 @@ class Ledger(Protocol):
 _PAIR = struct.Struct("=II")
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """``sndbuf`` and ``rcvbuf`` are in bytes, 0 for what the kernel gives.
 
     ``ledger`` is used in the side process, and published when the program's first process
@@ -61,6 +63,15 @@ class Plan:
             if self.is_exact:
                 watch |= Watch.CLOSES
         return watch
+
+    @property
+    def mark(self) -> str:
+        """The file of a process in /proc by whose inode its network namespace is told.
+
+        Of every process. With a selection only of those that can be looked into: what others
+        connect to remains unknown, and their sockets TCP.
+        """
+        return "ns/net" if self.only else "net/dev"
 
     @property
     def socket_calls(self) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import _syscalls
 
-__all__ = ["Process", "network_namespace"]
+__all__ = ["Process"]
 
 _MAX_ADDRESS = 128  # sizeof(struct sockaddr_storage)
 
@@ -33,9 +33,9 @@ class Process:
                     return int(line.split()[1])
         raise ProcessLookupError
 
-    @property
-    def network_namespace(self) -> int:
-        return network_namespace(str(self._thread))
+    def inode(self, file: str) -> int:
+        """That of a file in its directory of /proc."""
+        return os.stat(f"/proc/{self._thread}/{file}").st_ino
 
     def numbers(self, address: int, count: int, is_wide: bool) -> tuple[int, ...]:
         """Numbers in its memory, of 64 bits each or of 32."""
@@ -87,8 +87,3 @@ class Process:
         if len(data) < size:
             raise OSError("its memory ends there")
         return data
-
-
-def network_namespace(process: str = "self") -> int:
-    """The inode of a process' network namespace."""
-    return os.stat(f"/proc/{process}/ns/net").st_ino

@@ -11,10 +11,9 @@ import signal
 import socket
 import struct
 import time
-from dataclasses import replace
 from mmap import PAGESIZE, mmap
 
-from ._notification import Notification, can_give
+from ._notification import SIZE, Notification, can_give
 from ._plan import Ledger, Plan
 from ._worker import End, Worker
 
@@ -47,7 +46,7 @@ def side_process(plan: Plan, channel: socket.socket, program: int) -> None:
         _release(listener, request)
         if outcome is End.REPORTED:
             # Nobody waits any more for standard error to end but who reads it.
-            plan = replace(plan, ledger=None)
+            plan = plan._replace(ledger=None)
             _silence({2})
 
 
@@ -114,7 +113,7 @@ def _run_worker(plan: Plan, listener: int, request: mmap, program: int) -> End:
 
 def _release(listener: int, request: mmap) -> None:
     """Lets the kernel do what it was asked for when the worker died."""
-    held = Notification.unpack(listener, request[: Notification.SIZE])
+    held = Notification.unpack(listener, request[:SIZE])
     if held.id:
         held.go_on()
         request[:8] = bytes(8)

@@ -23,6 +23,7 @@ def serve(
     inet6: tuple[int, int],
     sndbuf: int,
     rcvbuf: int,
+    mark: str,
     netns: int,
     timeout: int,
     /,

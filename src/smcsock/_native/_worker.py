@@ -8,12 +8,11 @@ from mmap import mmap
 
 from . import _syscalls
 from ._calls import Call, Calls
-from ._census import Census
 from ._filter import FAST_OPEN, IPPROTO_MPTCP
 from ._kind import domain, is_smc
-from ._notification import Notification
+from ._notification import SIZE, Notification
 from ._plan import Plan
-from ._process import Process, network_namespace
+from ._process import Process
 from ._tcp import become_tcp, replace_by_tcp
 
 __all__ = ["End", "Worker"]
@@ -42,9 +41,9 @@ class Worker:
         self._plan = plan
         self._listener = listener
         self._request = request
-        self._netns = network_namespace()
+        self._netns = Process(os.getpid()).inode(plan.mark)
         self._calls = Calls(plan.architectures)
-        self._census = Census(plan.ledger, program) if plan.ledger else None
+        self._census = plan.ledger.census(program) if plan.ledger else None
 
     def run(self) -> End:
         """Serves until that is over."""
@@ -62,6 +61,7 @@ class Worker:
                 plan.kind.inet6,
                 plan.sndbuf,
                 plan.rcvbuf,
+                plan.mark,
                 self._netns,
                 census.timeout if census else -1,
             )
@@ -75,7 +75,7 @@ class Worker:
                 return End.REPORTED
 
     def _answer(self) -> None:
-        asked = Notification.unpack(self._listener, self._request[: Notification.SIZE])
+        asked = Notification.unpack(self._listener, self._request[:SIZE])
         process = Process(asked.pid)
         try:
             call, args = self._calls.understand(asked, process)
@@ -109,7 +109,7 @@ class Worker:
             family not in (socket.AF_INET, socket.AF_INET6)
             or type & _TYPE_MASK != socket.SOCK_STREAM
             or protocol not in (0, socket.IPPROTO_TCP, IPPROTO_MPTCP)
-            or process.network_namespace != self._netns
+            or process.inode(self._plan.mark) != self._netns
         ):
             return
         with self._plan.open(family, type) as sock:
