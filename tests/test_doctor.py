@@ -254,7 +254,7 @@ def test_syn_cookies_for_all(smc_mode: Mode) -> None:
 
 def test_device_with_another_pnet_id_than_the_interface(smc_mode: Mode) -> None:
     if smc_mode is not Mode.SMCD:
-        pytest.skip("SMC-Rv2 does not look at PNET IDs")
+        pytest.skip("is about devices for SMC-D")
     device = "lo" if Path("/sys/class/dibs").exists() else "loopback-ism"
     try:
         diag.add_pnetid("NET1", interface="lo")
