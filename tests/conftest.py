@@ -61,7 +61,7 @@ class Presentation:
     def expected_mode(self, mode: Mode) -> Mode:
         """The mode of a loopback connection where ``mode`` is that of an IPv4 one.
 
-        Soft-RoCE offers SMC-Rv2 only, which Linux 6.12 does over IPv4 alone.
+        Soft-RoCE offers SMC-Rv2 only, which Linux does over IPv4 alone.
         """
         return Mode.TCP if mode is Mode.SMCR and self.inet == socket.AF_INET6 else mode
 

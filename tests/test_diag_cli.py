@@ -426,7 +426,7 @@ def test_devices(shell: Shell, smc_mode: Mode) -> None:
     # From Linux 6.18 on /sys shows the loopback device that the kernel does not list.
     if DIBS.exists() and smc_mode is Mode.SMCD:
         gid = (DIBS / "lo/gid").read_text().strip()
-        assert shown["dibs"] == [{"name": "lo", "gid": gid, "fabric_id": "0xffff"}]
+        assert shown["dibs"] == [{"name": "lo", "pci_id": None, "gid": gid, "fabric_id": "0xffff"}]
         assert dibs == [["lo", gid, "0xffff"]]
     else:
         assert (shown["dibs"], dibs) == ([], [])

@@ -27,6 +27,7 @@ from typing import Any
 
 import pytest
 from conftest import VM_KERNEL, VM_MODE
+from handshake_control import no_smc
 
 import smcsock
 from smcsock import AF_SMC, Mode, diag
@@ -249,6 +250,23 @@ def test_syn_cookies_for_all(smc_mode: Mode) -> None:
     here = named(report, "connection here")
     assert here.evidence == "IPv4 and IPv6: TCP (0x03010000: the peer did not indicate SMC)"
     assert "SYN cookies" in here.advice
+
+
+def test_device_with_another_pnet_id_than_the_interface(smc_mode: Mode) -> None:
+    if smc_mode is not Mode.SMCD:
+        pytest.skip("is about devices for SMC-D")
+    device = "lo" if Path("/sys/class/dibs").exists() else "loopback-ism"
+    try:
+        diag.add_pnetid("NET1", interface="lo")
+        diag.add_pnetid("NET2", smcd_device=device)
+        report = examine()
+    finally:
+        diag.clear_pnetids()
+    expected = f"NET1: interface lo; NET2: device {device} port 1"
+    assert named(report, "PNET IDs").evidence == expected
+    here = named(report, "connection here")
+    assert "no SMC device was found" in here.evidence
+    assert "the PNET ID of the network interface" in here.advice
 
 
 @contextlib.contextmanager
@@ -869,6 +887,15 @@ def test_loopback_device_that_the_kernel_could_have(
     assert option in finding.advice
 
 
+@pytest.mark.parametrize(
+    ("release", "end"), [("6.12.0", "not show: loopback-ism"), ("7.2.13", "not show here")]
+)
+def test_device_that_sys_does_not_show(machine: Machine, release: str, end: str) -> None:
+    (finding,) = check_devices(replace(machine, release=release, has_smcd=True))
+    assert finding.status is Status.OK
+    assert finding.evidence.endswith(end)
+
+
 def test_program_that_controls_handshakes(machine: Machine) -> None:
     setting = machine.root / "proc/sys/net/smc/hs_ctrl"
     write(setting, "\n")
@@ -879,6 +906,19 @@ def test_program_that_controls_handshakes(machine: Machine) -> None:
     assert finding.fix == Fix(("sysctl", "-w", "net.smc.hs_ctrl="))
 
 
+def test_program_that_lets_no_connection_be_smc(smc_mode: Mode) -> None:
+    setting = Path("/proc/sys/net/smc/hs_ctrl")
+    if not setting.exists():
+        pytest.skip("BPF has no say in the handshakes of this kernel")
+    with no_smc("tcp_only"), changed(str(setting), "tcp_only"):
+        report = examine()
+    assert named(report, "handshake control").evidence.startswith("net.smc.hs_ctrl = tcp_only: ")
+    here = named(report, "connection here")
+    assert here.evidence == "IPv4 and IPv6: TCP (0x03010000: the peer did not indicate SMC)"
+    assert "net.smc.hs_ctrl" in here.advice
+    assert setting.read_text() == "\n"
+
+
 def test_ism_function_that_is_in_the_class_dibs_too_is_one_device(tmp_path: Path) -> None:
     function = tmp_path / "sys/devices/pci0001:00/0001:00:00.0"
     write(function / "vendor", "0x1014\n")
@@ -887,13 +927,13 @@ def test_ism_function_that_is_in_the_class_dibs_too_is_one_device(tmp_path: Path
     (tmp_path / "sys/bus/pci/devices/0001:00:00.0").symlink_to(function)
     (tmp_path / "sys/class/dibs/ism10").mkdir(parents=True)
     (tmp_path / "sys/class/dibs/ism10/device").symlink_to(function)
-    gids = "1b0e1d8f00000000-0000-0000-0000-000000000000", "8a0e8b0a-6ca5-4e0c-9f6e-0f4dbb3bd7a1"
+    gids = "1b0e1d8f-0000-0000-0000-000000000000", "8a0e8b0a-6ca5-4e0c-9f6e-0f4dbb3bd7a1"
     for name, gid, fabric_id in (("ism10", gids[0], "0x0001"), ("lo", gids[1], "0xffff")):
         write(tmp_path / f"sys/class/dibs/{name}/gid", f"{gid}\n")
         write(tmp_path / f"sys/class/dibs/{name}/fabric_id", f"{fabric_id}\n")
     assert smcd_devices(tmp_path) == [
-        SmcdDevice("0001:00:00.0", "ism", None, gids[0], "0x0001"),
-        SmcdDevice("lo", "dibs", None, gids[1], "0xffff"),
+        SmcdDevice("0001:00:00.0", "ism", None, "ism10", gids[0], "0x0001"),
+        SmcdDevice("lo", "dibs", None, "lo", gids[1], "0xffff"),
     ]
 
 
@@ -906,8 +946,8 @@ def test_functions_of_ibm_z_in_standby(machine: Machine) -> None:
 
 def test_pnet_id_of_the_hardware_is_decoded(machine: Machine) -> None:
     write(machine.root / "sys/class/net/enc600/device/util_string", "NET1".encode("cp500"))
-    (finding,) = check_pnetids(replace(machine, pnetids=("NET2: eth0",)))
-    assert finding.evidence == "enc600 NET1; NET2: eth0"
+    (finding,) = check_pnetids(replace(machine, pnetids=("NET2: interface eth0",)))
+    assert finding.evidence == "enc600 NET1; NET2: interface eth0"
 
 
 def test_pnet_id_of_a_port_and_of_an_osa_card(machine: Machine) -> None:

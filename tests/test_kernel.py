@@ -856,6 +856,15 @@ def syn_cookies(lab: Lab) -> str:
 
 
 @row
+def connect_mapped_address(lab: Lab) -> str:
+    if lab.inet == socket.AF_INET6:
+        pytest.skip("the listener is to be an IPv4 one")
+    client, listener = Lab(INET6, lab.is_smc, lab.stack).open(), lab.listener()
+    client.connect(("::ffff:" + lab.host, listener.getsockname()[1]))
+    return steps(carrier(client), carrier(lab.accept(listener)))
+
+
+@row
 def fastopen_connect(lab: Lab) -> str:
     client, listener = lab.open(), lab.listener()
     client.setsockopt(TCP, TCP_FASTOPEN_CONNECT, ON)

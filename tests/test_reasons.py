@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def defined() -> dict[str, int]:
     """The codes that the kernel's source defines, by name."""
     if SOURCE is None:
-        pytest.skip("needs SMCSOCK_VM_SOURCE: the kernel's source is kept by tests/vm for 6.12")
+        pytest.skip("needs SMCSOCK_VM_SOURCE: the source of the kernels that tests/vm builds")
     text = Path(SOURCE, "net/smc/smc_clc.h").read_text()
     found = re.findall(r"^#define\s+SMC_CLC_DECL_(\w+)\s+(0x[0-9a-fA-F]{8})\b", text, re.MULTILINE)
     assert len(found) == len(re.findall(r"^#define\s+SMC_CLC_DECL_", text, re.MULTILINE)) > 30

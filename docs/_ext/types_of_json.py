@@ -29,6 +29,7 @@ class Dibs(TypedDict):
     """A DIBS device."""
 
     name: str
+    pci_id: str | None
     gid: str
     fabric_id: str
 

@@ -31,12 +31,13 @@ columns:
   Crit                    whether link groups have no other device
   #Links                  links that use the port
   PNET-ID                 with a * if it is from the PNET table
-  Device, GID, Fabric-ID  DIBS device, as in /sys/class/dibs; 0xffff is loopback
+  Device, GID, Fabric-ID  DIBS device, as in /sys/class/dibs; 0xffff is loopback. The
+                          PNET table takes its name, or that of its PCI function
 
 --json: an object; what -D and -R leave out is not there:
   smcd: a list of objects with pci, link_groups (how many), pnetid, pnetid_by_user
   ism_v2: whether there is a device for version 2 of SMC-D
-  dibs: a list of objects with name, gid, fabric_id
+  dibs: a list of objects with name, pci_id (null for loopback), gid, fabric_id
   smcr: a list of objects with name, pci (null for soft-RoCE), is_critical, ports
     (number, active, interface, links, pnetid, pnetid_by_user)
 pci has id, fid, pchid, vendor, device.
@@ -69,9 +70,14 @@ def _run(options: argparse.Namespace) -> ExitCode:
         found = devices()
         ism_v2 = system().ism_v2
     dibs = [
-        {"name": device.name, "gid": device.gid, "fabric_id": device.fabric_id or ""}
+        {
+            "name": device.dibs,
+            "pci_id": device.name if device.kind == "ism" else None,
+            "gid": device.gid,
+            "fabric_id": device.fabric_id or "",
+        }
         for device in _machine.smcd_devices(Path("/"))
-        if device.gid and _is_wanted_dibs(device.name, options)
+        if device.gid and _is_wanted_dibs(device, options)
     ]
     is_filtered = any((options.id, options.pnetid, options.netdev, options.ibdev))
     smcd = [device for device in found if isinstance(device, SmcdDevice)]
@@ -96,8 +102,8 @@ def _run(options: argparse.Namespace) -> ExitCode:
         if dibs:
             say("")
             say("DIBS")
-            headers = ["Device", "GID", "Fabric-ID"]
-            say_table(headers, [list(device.values()) for device in dibs])
+            headers = ["Device", "PCI-ID", "GID", "Fabric-ID"]
+            say_table(headers, [[value or "" for value in device.values()] for device in dibs])
         elif ism_v2 and not (smcd or is_filtered):
             say("(There is loopback-ism, which the kernel does not list.)")
     if not (options.smcd or options.smcr):
@@ -110,8 +116,10 @@ def _run(options: argparse.Namespace) -> ExitCode:
     return ExitCode.OK
 
 
-def _is_wanted_dibs(name: str, options: argparse.Namespace) -> bool:
-    return options.id in (None, name) and not (options.pnetid or options.netdev or options.ibdev)
+def _is_wanted_dibs(device: _machine.SmcdDevice, options: argparse.Namespace) -> bool:
+    return options.id in (None, device.name, device.dibs) and not (
+        options.pnetid or options.netdev or options.ibdev
+    )
 
 
 def _has_id(pci: Pci | None, options: argparse.Namespace) -> bool:

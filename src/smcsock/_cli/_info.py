@@ -14,6 +14,7 @@ from .._kernel._machine import (
     LOADED,
     RoceDevice,
     SmcdDevice,
+    has_dibs,
     module_state,
     smcd_devices,
     smcr_devices,
@@ -36,6 +37,9 @@ exit status:
        fall back to TCP: see 'smcsock echo')
   1    they cannot
 """
+
+_NO_SMCD = "none"
+_NO_ISM = "none in /sys, which does not show loopback-ism"
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,7 @@ def _lines(report: Report) -> list[str]:
         *((f"module {name}", [state]) for name, state in report.modules.items()),
         ("smc_diag answers", [diag]),
         ("handshakes limited", [limited]),
-        ("SMC-D devices", smcd or ["none in /sys, which need not show loopback-ism"]),
+        ("SMC-D devices", smcd or [_NO_SMCD if has_dibs(report.release) else _NO_ISM]),
         ("SMC-R devices", smcr or ["none"]),
         ("sysctls", [f"net.smc.{k} = {v}" for k, v in (report.sysctls or {}).items()] or ["none"]),
         *([("advice", [report.advice])] if report.advice else []),

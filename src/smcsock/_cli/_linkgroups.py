@@ -41,8 +41,9 @@ columns:
       Peer-Host, Peer-OS  who the peer says it is
       EID                 the enterprise ID that both have
       Direct              without a gateway (SMC-R)
-      CHID                of the device (SMC-D); ffff is loopback-ism
-      GID, Peer-GID       (SMC-D, hexadecimal)
+      CHID                of the device (SMC-D), from Linux 6.18 on its fabric ID; ffff is
+                          a loopback device
+      GID, Peer-GID       (SMC-D) hexadecimal; of 128 bits, as in /sys/class/dibs
       Sndbuf, RMB, DMB    bytes of all buffers, as far as the kernel tells
   --links  Net-Dev, Link-State, Link-UID, Peer-UID, IB-Dev, IB-P, Local-GID, Peer-GID
 
@@ -53,7 +54,8 @@ columns:
   links: link_group, id, state, device, port, interface, gid, peer_gid, uid, peer_uid,
     connections
 v2 (null for version 1 of SMC) has version, release, os, hostname, eid, and for SMC-R
-direct, max_connections, max_links. GIDs of SMC-D and cookies are strings "0x...".
+direct, max_connections, max_links. GIDs of SMC-D and cookies are strings
+"0x...", GIDs of 128 bits UUIDs.
 """
 
 _TYPES: dict[int, str] = {

@@ -23,6 +23,9 @@ _EPILOG = """\
 interface, or device and port; the others are null.
 """
 
+_DEVICE = (
+    "RDMA device; or SMC-D device: its PCI-ID, or from Linux 6.18 on its name in /sys/class/dibs"
+)
 _PNETID = "up to 16 letters and digits; letters become uppercase"
 
 
@@ -33,7 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add = add_action(actions, "add", "give a PNET ID to an interface or a device", _add)
     add.add_argument("pnetid", metavar="PNETID", help=_PNETID)
     add.add_argument("-I", "--interface", help="network interface")
-    add.add_argument("-D", "--ibdevice", metavar="DEVICE", help="RDMA or SMC-D device")
+    add.add_argument("-D", "--ibdevice", metavar="DEVICE", help=_DEVICE)
     add.add_argument("-P", "--ibport", type=int, metavar="PORT", help="of the RDMA device (1)")
     remove = add_action(
         actions,

@@ -77,8 +77,9 @@ columns:
   mode ("SMC-D", "SMC-R", "TCP" or null), reason and peer_reason (null, or code,
   name, meaning, advice), local and peer (null, or [host, port, ...]), family, state
   (a name, as above), shutdown, interface (its index), uid, inode, cookie, connection,
-  link_group (SMC-R), dmb (SMC-D). GIDs, tokens and cookies are strings "0x...". With -p
-also processes: a list of objects with name, pid, fd. With --watch such a list a line.
+  link_group (SMC-R), dmb (SMC-D). GIDs, tokens and cookies are strings "0x...", GIDs of
+128 bits UUIDs. With -p also processes: a list of objects with name, pid, fd. With --watch
+such a list a line.
 """
 
 

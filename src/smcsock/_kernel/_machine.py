@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ __all__ = [
     "RoceDevice",
     "SmcdDevice",
     "entries",
+    "has_dibs",
     "link_name",
     "module_state",
     "read",
@@ -42,12 +44,14 @@ class RoceDevice:
 class SmcdDevice:
     """A device for SMC-D, as far as /sys shows it; ``kind`` is "ism" or "dibs".
 
-    ``gid`` and ``fabric_id`` are as the class dibs writes them, None before Linux 6.18.
+    ``name`` is that of the PCI function, if it is one. ``dibs`` is that in the class dibs,
+    ``gid`` and ``fabric_id`` are as it writes them: None before Linux 6.18.
     """
 
     name: str
     kind: str
     driver: str | None
+    dibs: str | None = None
     gid: str | None = None
     fabric_id: str | None = None
 
@@ -55,9 +59,10 @@ class SmcdDevice:
     def description(self) -> str:
         """What it is, in a few words."""
         driver = f"driver {self.driver}" if self.driver else None
+        dibs = f"DIBS device {self.dibs}" if self.dibs not in (None, self.name) else None
         gid = f"GID {self.gid}" if self.gid else None
         fabric = f"fabric ID {self.fabric_id}" if self.fabric_id else None
-        return ", ".join(filter(None, (self.kind, driver, gid, fabric)))
+        return ", ".join(filter(None, (self.kind, driver, dibs, gid, fabric)))
 
 
 def read(path: Path) -> str | None:
@@ -116,9 +121,14 @@ def _exists(path: Path) -> bool | None:
     return True
 
 
+def has_dibs(release: str) -> bool:
+    """Whether SMC has its devices for SMC-D from DIBS, without which it cannot be built."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return found is not None and (int(found[1]), int(found[2])) >= (6, 18)
+
+
 def smcd_devices(root: Path) -> list[SmcdDevice]:
-    """The devices for SMC-D that show in /sys; loopback-ism need not."""
-    # Linux 6.18 and newer have ISM and loopback devices in a class of their own, too.
+    """The devices for SMC-D that show in /sys: all of DIBS; of those before not loopback-ism."""
     dibs = {
         link_name(path / "device") or path.name: path for path in entries(root / "sys/class/dibs")
     }
@@ -131,9 +141,9 @@ def smcd_devices(root: Path) -> list[SmcdDevice]:
     return devices
 
 
-def _identity(path: Path | None) -> tuple[str | None, str | None]:
-    """GID and fabric ID of a device of the class dibs."""
-    return (read(path / "gid"), read(path / "fabric_id")) if path else (None, None)
+def _identity(path: Path | None) -> tuple[str | None, str | None, str | None]:
+    """Name, GID and fabric ID of a device of the class dibs."""
+    return (path.name, read(path / "gid"), read(path / "fabric_id")) if path else (None,) * 3
 
 
 def smcr_devices(root: Path) -> list[RoceDevice]:

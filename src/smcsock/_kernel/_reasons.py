@@ -78,7 +78,7 @@ _KNOWN = {
             "no SMC device was found (SMC-R or SMC-D)",
             "give the host an ISM, loopback-ism or RoCE device, with the PNET ID of the "
             "network interface that the connection uses; SMC-Rv2 takes a user EID that both "
-            "hosts have (smcsock ueid add NAME) and, in Linux 6.12 and before, IPv4",
+            "hosts have (smcsock ueid add NAME) and IPv4",
         ),
         Reason(
             0x03030001,

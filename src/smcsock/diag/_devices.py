@@ -96,8 +96,8 @@ class SmcrDevice:
 def devices() -> list[SmcdDevice | SmcrDevice]:
     """The devices that the kernel lists for SMC, those for SMC-D first.
 
-    It does not list loopback-ism (Linux 6.12); ``system().ism_v2`` without any
-    device for SMC-D tells that it is there. Raises DiagError and ExtraMissingError.
+    It does not list loopback devices; ``system().ism_v2`` without any device for SMC-D
+    tells that there is one. Raises DiagError and ExtraMissingError.
     """
     return [
         *map(_smcd_device, entries(SmcCommand.GET_DEV_SMCD, "SMC_GEN_DEV_SMCD")),

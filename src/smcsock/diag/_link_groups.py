@@ -128,7 +128,7 @@ class SmcdLinkGroup:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether its device is loopback-ism, both ends being on this host."""
+        """Whether its device is a loopback one, both ends being on this host."""
         return self.chid == _LOOPBACK_CHID
 
 

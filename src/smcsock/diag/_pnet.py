@@ -51,7 +51,8 @@ def add_pnetid(
     """Gives a PNET ID to a network interface, an RDMA device's port (1), an SMC-D device.
 
     ``name`` is up to 16 letters and digits, which become uppercase. An interface and a
-    device can be given in one call, but not both kinds of device. What does not exist
+    device can be given in one call, but not both kinds of device. An SMC-D device is
+    called by its PCI ID or, from Linux 6.18 on, as in /sys/class/dibs. What does not exist
     gets the PNET ID when it appears. Only the initial network namespace takes devices,
     and its table has one entry for a device, whatever the port.
 

@@ -164,9 +164,10 @@ def _ask_netlink(machine: Machine) -> Machine:
 
 
 def _pnetid(entry: "diag.PnetId") -> str:
-    """An entry of the PNET table as text."""
-    device = f"{entry.device} port {entry.port}" if entry.device else ""
-    return f"{entry.name}: {' and '.join(filter(None, (entry.interface, device)))}"
+    """An entry of the PNET table as text: there are interfaces and devices of one name."""
+    if entry.interface:
+        return f"{entry.name}: interface {entry.interface}"
+    return f"{entry.name}: device {entry.device} port {entry.port}"
 
 
 def _judge(

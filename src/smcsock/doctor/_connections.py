@@ -13,7 +13,7 @@ from .._kernel._smc_info import SmcInfo
 from .._socket import socket
 from ._devices import add_ueid
 from ._finding import Connection, Finding, Fix, Machine, Status
-from ._settings import forces_syn_cookies, limits_handshakes
+from ._settings import forces_syn_cookies, handshake_control, limits_handshakes
 
 __all__ = [
     "check_connection",
@@ -243,6 +243,8 @@ def _explain_fallback(machine: Machine, connection: Connection) -> tuple[str, Fi
     reason, by_peer = _deciding_reason(connection)
     if reason is None:
         return "load smc_diag, it tells why", None
+    if reason.name == "PEERNOSMC" and handshake_control(machine):
+        return "it may be the program of net.smc.hs_ctrl: see above", None
     if reason.name == "PEERNOSMC" and connection.is_local:
         if forces_syn_cookies(machine):
             return "it is the SYN cookies: see there", None
@@ -256,7 +258,7 @@ def _explain_fallback(machine: Machine, connection: Connection) -> tuple[str, Fi
             advice = f"SMC-Rv2 offers no device while there is no user EID: {advice}"
         return advice, fix
     if reason.name in _NO_DEVICE and connection.is_ipv6 and machine.usable_roce:
-        return "SMC-Rv2 is IPv4 only in Linux 6.12 and before: connect over IPv4", None
+        return "SMC-Rv2 is IPv4 only (in Linux 7.2, too): connect over IPv4", None
     if reason.name in _NO_DEVICE and not (by_peer or machine.has_device):
         return "it is the device that is missing: see above", None
     return (

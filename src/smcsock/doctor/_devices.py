@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from .._kernel._machine import RoceDevice, entries, link_name, module_state, read
+from .._kernel._machine import RoceDevice, entries, has_dibs, link_name, module_state, read
 from .._kernel._rnics import hardware_pnetid
 from .._kernel._smc_info import Mode
 from ._finding import Finding, Fix, Machine, Status
@@ -39,9 +39,8 @@ def check_devices(machine: Machine) -> Iterator[Finding]:
         return
     if Mode.SMCD in machine.modes_here() or machine.has_smcd:
         if not findings:
-            yield Finding(
-                "devices", Status.OK, "one for SMC-D that /sys does not show: loopback-ism"
-            )
+            which = " here" if has_dibs(machine.release) else ": loopback-ism"
+            yield Finding("devices", Status.OK, f"one for SMC-D that /sys does not show{which}")
         return
     lists = "an SMC-D device" if machine.has_smcd is False else "an ISM device in /sys"
     some = "usable device" if findings else "device"
@@ -62,7 +61,7 @@ def _advice_for_devices(machine: Machine) -> str:
             "attach an ISM PCI function to this system (it shows in lspci; its driver is "
             "CONFIG_ISM), for other machines a RoCE Express one"
         )
-    loopback = "CONFIG_DIBS_LO" if machine.has_dibs else "CONFIG_SMC_LO, from 6.11 on"
+    loopback = "CONFIG_DIBS_LO" if has_dibs(machine.release) else "CONFIG_SMC_LO, from 6.11 on"
     return (
         "SMC-R needs a network card with RoCE and its driver. To try SMC without one: soft-RoCE "
         "('modprobe rdma_rxe', then 'rdma link add rxe0 type rxe netdev NAME'), or SMC-D within "

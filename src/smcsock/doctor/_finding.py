@@ -1,6 +1,5 @@
 """What a check finds, and the machine that the checks look at."""
 
-import re
 import shlex
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -121,12 +120,6 @@ class Machine:
             and self.config is not None
             and self.config.get("CONFIG_SMC") not in ("y", "m")
         )
-
-    @property
-    def has_dibs(self) -> bool:
-        """Whether SMC has its devices for SMC-D from DIBS, without which it cannot be built."""
-        found = re.match(r"(\d+)\.(\d+)", self.release)
-        return found is not None and (int(found[1]), int(found[2])) >= (6, 18)
 
     @property
     def usable_roce(self) -> list[RoceDevice]:

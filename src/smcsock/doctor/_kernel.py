@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import _smcsock
 from .._kernel._errors import DiagUnavailableError
-from .._kernel._machine import LOADED, entries, module_state, read
+from .._kernel._machine import LOADED, entries, has_dibs, module_state, read
 from .._socket import socket
 from ._confinement import container_kind
 from ._finding import Finding, Fix, Machine, Status
@@ -57,7 +57,7 @@ def check_kernel(machine: Machine) -> Iterator[Finding]:
         yield Finding("kernel", Status.OK, f"{name}: {shown or 'CONFIG_SMC'} ({source})")
         return
     lacking = [key for key in ("CONFIG_INFINIBAND", "CONFIG_INET") if key not in config]
-    if machine.has_dibs:
+    if has_dibs(machine.release):
         lacking += [key for key in ("CONFIG_DIBS",) if key not in config]
     needed = f", which needs {' and '.join(lacking)} as well" if lacking else ""
     static = "" if "CONFIG_MODULES" in config else "; nor can it load modules (CONFIG_MODULES)"

@@ -13,6 +13,7 @@ __all__ = [
     "check_limitation",
     "check_syn_cookies",
     "forces_syn_cookies",
+    "handshake_control",
     "limits_handshakes",
 ]
 
@@ -59,8 +60,7 @@ def check_buffers(machine: Machine) -> Iterator[Finding]:
 
 def check_control(machine: Machine) -> Iterator[Finding]:
     """A BPF program that has a say in which connections may be SMC (Linux 6.19)."""
-    name = (sysctls(machine.root) or {}).get("hs_ctrl")
-    if name:
+    if name := handshake_control(machine):
         yield Finding(
             "handshake control",
             Status.WARNING,
@@ -68,6 +68,11 @@ def check_control(machine: Machine) -> Iterator[Finding]:
             "turn it off to see whether connections are TCP for that",
             Fix(("sysctl", "-w", "net.smc.hs_ctrl=")),
         )
+
+
+def handshake_control(machine: Machine) -> str | None:
+    """The BPF program of net.smc.hs_ctrl; None or "" where there is none."""
+    return read(machine.root / "proc/sys/net/smc/hs_ctrl")
 
 
 def check_limitation(machine: Machine) -> Iterator[Finding]:
