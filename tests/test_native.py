@@ -508,6 +508,24 @@ def test_a_killed_worker_is_replaced() -> None:
     assert is_served
 
 
+def test_a_program_that_is_to_ignore_sigchld() -> None:
+    """As some daemons leave it, and trap '' CHLD: fork(2) and wait(2) then tell no status."""
+    options = _native.Options(kind=KIND, only=Selection(["*:*"]), sndbuf=MARK)
+
+    def prepare() -> None:
+        _syscalls.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: the side process is then a child
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        _native.prepare("/program", options)
+
+    def work() -> bool:
+        opens_marked()
+        *_, worker = side_processes(os.getpid())
+        os.kill(worker, signal.SIGKILL)
+        return opens_marked()
+
+    assert in_child(prepare, work)
+
+
 @slow
 def test_a_signal_ends_or_restarts_a_call_as_ever() -> None:
     """A thread that waits for its socket may be interrupted: PEP 475 opens another."""
@@ -621,6 +639,21 @@ def test_no_proc_is_an_error_that_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(NativeError, match="needs /proc"):
         in_child(prepare, lambda: None)
+
+
+def test_proc_of_another_pid_namespace_is_an_error_that_says_so() -> None:
+    """As unshare --pid leaves it: the numbers there are those of other processes."""
+    if os.geteuid() != 0:
+        pytest.skip("for root: other users may not have a PID namespace")
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def start_first() -> None:
+        assert libc.unshare(0x20000000) == 0, os.strerror(ctypes.get_errno())
+        prepare = partial(_native.prepare, "/program", _native.Options(kind=KIND))
+        in_child(prepare, lambda: None)
+
+    with pytest.raises(NativeError, match="needs /proc of this PID namespace"):
+        in_child(start_first, lambda: None)
 
 
 @slow

@@ -32,7 +32,7 @@ columns:
   #Links                  links that use the port
   PNET-ID                 with a * if it is from the PNET table
   Device, GID, Fabric-ID  DIBS device, as in /sys/class/dibs; 0xffff is loopback. The
-                          PNET table takes its name, or that of its PCI function
+                          PNET table takes its name, or the PCI-ID
 
 --json: an object; what -D and -R leave out is not there:
   smcd: a list of objects with pci, link_groups (how many), pnetid, pnetid_by_user

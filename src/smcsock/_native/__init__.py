@@ -66,8 +66,11 @@ def _plan(program: str, options: Options) -> Plan:
             f"{program} has privileges of its own (setuid, setgid or capabilities), which it would "
             "run without (no_new_privs): run this command with them, as in 'sudo smcsock run'",
         )
-    if not os.path.exists("/proc/self/ns/net"):
-        raise NativeError(errno.ENOENT, "it needs /proc, which is not mounted here")
+    here = f"/proc/{os.getpid()}"
+    if os.path.realpath("/proc/self") != here or not os.path.exists(f"{here}/ns/net"):
+        raise NativeError(
+            errno.ENOENT, "it needs /proc of this PID namespace, which is not mounted here"
+        )
     if options.only is not None and not may_look_into_processes():
         raise NativeError(
             errno.EPERM,

@@ -9,13 +9,13 @@ from ._filter import assemble
 from ._plan import Plan
 from ._side import FD, NOT_SUPPORTED, READY, side_process
 
-__all__ = ["NativeError", "begin", "set_filter"]
+__all__ = ["WALL", "NativeError", "begin", "set_filter"]
 
 _SECCOMP_SET_MODE_FILTER = 1
 _SPEC_ALLOW, _NEW_LISTENER, _WAIT_KILLABLE_RECV = 1 << 2, 1 << 3, 1 << 5
 _TOLD = _NEW_LISTENER | _WAIT_KILLABLE_RECV
 _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 38, 39
-_WALL = 0x40000000
+WALL = 0x40000000
 
 _CANNOT = {
     errno.EBUSY: "another program that answers its system calls (seccomp user notification) "
@@ -76,7 +76,7 @@ def _start(plan: Plan, channel: socket.socket) -> None:
         finally:
             os._exit(status)
     if not is_reaper:
-        os.waitpid(pid, _WALL)
+        os.waitpid(pid, WALL)
 
 
 def set_filter(program: bytes, flags: int = 0) -> int:

@@ -7,6 +7,7 @@ import stat
 
 from . import _syscalls
 from ._kind import is_smc
+from ._launch import WALL
 
 __all__ = ["gains_privileges", "is_already_there", "may_look_into_processes"]
 
@@ -24,16 +25,15 @@ def may_look_into_processes() -> bool:
     other's files, or read its memory.
     """
     here = os.getpid()
-    file = os.open(os.devnull, os.O_RDONLY)
-    pid = os.fork()
-    if pid == 0:
-        may = False
-        try:
-            may = _may_look_into(here, file)
-        finally:
-            os._exit(not may)
-    _, status = os.waitpid(pid, 0)
-    os.close(file)
+    with open(os.devnull, "rb") as file:
+        pid = _syscalls.clone()  # what os.fork() starts has no status where SIGCHLD is ignored
+        if pid == 0:
+            may = False
+            try:
+                may = _may_look_into(here, file.fileno())
+            finally:
+                os._exit(not may)
+        _, status = os.waitpid(pid, WALL)
     return status == 0
 
 

@@ -53,6 +53,7 @@ def side_process(plan: Plan, channel: socket.socket, program: int) -> None:
 def _withdraw(channel: socket.socket, ledger: Ledger | None) -> None:
     """Leaves the program alone: its signals, session, directory and files."""
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it is not told how a child ended
     os.setsid()
     os.chdir("/")
     name("smcsock")
