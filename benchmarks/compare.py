@@ -227,14 +227,14 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=sorted({w.kind for w in timing.WORKLOADS}), help="workloads"
     )
-    parser.add_argument("--rounds", type=_rounds, default=60, metavar="N", help="turns (60)")
+    parser.add_argument("--rounds", type=enough, default=60, metavar="N", help="turns (60)")
     parser.add_argument(
         "--seconds", type=float, metavar="S", default=0.05, help="length of a turn (0.05)"
     )
     return parser.parse_args()
 
 
-def _rounds(text: str) -> int:
+def enough(text: str) -> int:
     rounds = int(text)
     if not _rank(rounds):
         raise argparse.ArgumentTypeError("too few for a confidence interval: 8 is the least")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from compare import ratio
+from compare import enough, ratio
 
 from smcsock import _native
 from smcsock._native import _syscalls
@@ -176,7 +176,7 @@ def _memory() -> str:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=enough, default=12)
     return parser.parse_args()
 
 
