@@ -29,7 +29,8 @@ MODE = EXPECTED_MODE.get(VM_MODE or "", Mode.TCP)
 
 
 def command(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-X", "dev", str(EXAMPLES / name), *arguments]
+    # Not -X dev: a slow guest would have asyncio complain of its own speed.
+    return [sys.executable, "-W", "default", str(EXAMPLES / name), *arguments]
 
 
 def start(name: str, *arguments: str) -> subprocess.Popen[str]:
