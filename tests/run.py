@@ -85,8 +85,9 @@ WANT_OF_SMC = re.compile(r"no SMC|without SMC|in a guest", re.IGNORECASE)
 WANT_OF_PROGRAM = re.compile(r"is not installed")
 """What no skip reason may say in any run: what the tests need was installed."""
 
-WANT_OF_MACHINE = re.compile(r"^before Python 3\.\d+ |^needs IBM Z$")
-"""The excuses for a test that no run passed: these runs share one Python, on one machine."""
+WANT_OF_MACHINE = re.compile(r"^before (Python|Linux) \d\.\d+ |^needs IBM Z$")
+"""The excuses for a test that no run passed: of Pythons and machines these runs have one, of
+kernels two."""
 
 
 @dataclass
@@ -100,7 +101,7 @@ class Run:
     outcomes: dict[str, str] = field(default_factory=dict)
     """Test to passed, skipped or failed."""
     excused: set[str] = field(default_factory=set)
-    """The tests that are for a newer Python, or another machine."""
+    """The tests that are for a newer Python or kernel, or another machine."""
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -264,6 +265,7 @@ def install_debian_packages(for_guests: bool, whole: bool) -> None:
             "/usr/lib/postgresql/*/bin/initdb": "postgresql",
             "curl": "curl",
             "nginx": "nginx-light",
+            "musl-gcc": "musl-tools",
             "node": "nodejs",
             # For tests/test_metrics.py.
             "prometheus": "prometheus",

@@ -909,7 +909,7 @@ def test_program_that_controls_handshakes(machine: Machine) -> None:
 def test_program_that_lets_no_connection_be_smc(smc_mode: Mode) -> None:
     setting = Path("/proc/sys/net/smc/hs_ctrl")
     if not setting.exists():
-        pytest.skip("BPF has no say in the handshakes of this kernel")
+        pytest.skip("before Linux 6.19 BPF has no say in handshakes")
     with no_smc("tcp_only"), changed(str(setting), "tcp_only"):
         report = examine()
     assert named(report, "handshake control").evidence.startswith("net.smc.hs_ctrl = tcp_only: ")

@@ -201,7 +201,9 @@ def test_short_connections_are_counted_or_said_to_be_missing(
         assert counts == {("connect", smc_mode): 20, ("accept", smc_mode): 20}
         assert not report["missing"]
     else:
-        assert counts.get(("connect", smc_mode), 0) + report["missing"].get("unseen", 0) == 20
+        # The listener is a socket that may not be seen, too.
+        seen = counts.get(("connect", smc_mode), 0)
+        assert seen + report["missing"].get("unseen", 0) in (20, 21)
 
 
 @slow
