@@ -50,14 +50,14 @@ GUESTS = {
 
 ESSENTIAL = {
     "host": [
-        "test_addresses",
-        "test_aio",
-        "test_helpers",
-        "test_smc_info",
-        "test_socket",
-        "test_ssl",
+        "test_addresses.py",
+        "test_aio.py",
+        "test_helpers.py",
+        "test_smc_info.py",
+        "test_socket.py",
+        "test_ssl.py",
     ],
-    "smcd": ["test_interop", "test_smc_info", "test_ssl"],
+    "smcd": ["test_interop.py", "test_smc_info.py", "test_ssl.py"],
 }
 """What is run if nothing is asked for, and gives an answer in minutes: run to test files."""
 
@@ -150,7 +150,7 @@ def arguments_of(name: str, options: argparse.Namespace, pytest_arguments: list[
     if not options.essential:
         left_out = [] if pytest_arguments else SHOWN_ELSEWHERE.get(name, [])
         return [*(f"--ignore=tests/{test}" for test in left_out), *pytest_arguments]
-    return [*(f"tests/{test}.py" for test in ESSENTIAL[name]), *pytest_arguments]
+    return [*(f"tests/{test}" for test in ESSENTIAL[name]), *pytest_arguments]
 
 
 def run(name: str, pytest_arguments: list[str], directory: Path) -> Run:
