@@ -31,6 +31,7 @@ from typing import Any
 
 import pytest
 from conftest import INET, INET6, SMC, VM_KERNEL, VM_MODE, Presentation
+from test_timeouts import wait_until_asleep
 from tls import client_context, server_context
 
 import smcsock
@@ -755,10 +756,10 @@ def connect_interrupted(client: socket.socket, listener: socket.socket, state: s
 
     def interrupt() -> None:
         await_true(is_waiting)
-        # Again, if it came between connect and poll: the main thread sleeps, and knows it not.
-        while not handled.is_set():
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-            handled.wait(5)
+        # Between connect and poll it would not be noticed until poll ends.
+        wait_until_asleep(threading.main_thread())
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        handled.wait(LIMIT)
         listener.accept()[0].close()
 
     before = signal.signal(signal.SIGUSR1, lambda *_: handled.set())
