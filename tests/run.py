@@ -104,6 +104,10 @@ class Run:
     """The tests that are for a newer Python or kernel, or another machine."""
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def failures(self) -> list[str]:
+        return [test for test, outcome in self.outcomes.items() if outcome == "failed"]
+
     def __str__(self) -> str:
         counts = Counter(self.outcomes.values())
         counted = (f"{counts[kind]:6} {kind}" for kind in ("passed", "skipped", "failed"))
@@ -139,6 +143,9 @@ def main() -> int:
     print("\n" + "\n".join(map(str, runs)) + "\n")
     if options.essential:
         print("That was the essential: tests/run --all runs everything.\n")
+    for run in runs:  # each told whole above, before what the other runs skipped
+        for test in run.failures:
+            print(f"failed in {run.name}: {test}")
     failed = [run for run in runs if run.problems]
     # The last words are pytest's own: those of a run that failed, if there is one.
     print((failed or runs)[-1].closing_line, flush=True)

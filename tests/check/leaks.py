@@ -544,8 +544,17 @@ if mallinfo2:
     mallinfo2.restype = MallInfo2
 
 
+# Python's cache of attributes of types takes thousands of calls to fill: each new type has
+# places of its own in it.
+if sys.version_info >= (3, 13):
+    clear_type_cache = sys._clear_internal_caches
+else:
+    clear_type_cache = sys._clear_type_cache
+
+
 def measure() -> list[int]:
     """The numbers that may not grow, as in LABELS."""
+    clear_type_cache()
     gc.collect()
     info = mallinfo2() if mallinfo2 else None
     return [
