@@ -31,7 +31,7 @@ from conftest import VM_MODE, on_host, slow
 from smcsock import _native
 from smcsock._dropin._selection import Selection
 from smcsock._native import _filter, _syscalls
-from smcsock._native._architectures import BY_MACHINE, Architecture
+from smcsock._native._architectures import BY_MACHINE, OPENING_BY_SOCKETCALL, Architecture
 from smcsock._native._filter import SocketCall, Watch
 from smcsock._native._kind import is_smc, kind_here
 from smcsock._native._launch import NativeError, begin
@@ -41,7 +41,7 @@ KIND = kind_here() or _native.TCP_SOCKETS
 MACHINE = os.uname().machine
 
 not_by_socketcall = pytest.mark.skipif(
-    MACHINE == "s390x",
+    MACHINE in OPENING_BY_SOCKETCALL,
     reason="the C library calls socketcall(2), whose arguments are in memory that is not readable",
 )
 HERE = BY_MACHINE.get(MACHINE, ())
@@ -595,27 +595,34 @@ def select() -> None:
     _native.prepare("/program", _native.Options(kind=KIND, only=Selection(["192.0.2.1:*"])))
 
 
+def without_selection() -> None:
+    _native.prepare("/program", _native.Options(kind=KIND))
+
+
 def test_a_selection_is_to_be_had() -> None:
     assert in_child(select, lambda: True)
 
 
-@pytest.mark.parametrize("call", ["pidfd_getfd", "process_vm_readv"])
+CALLS_TO_LOOK = {
+    "pidfd_getfd": 438,
+    "process_vm_readv": {"x86_64": 310, "aarch64": 270, "s390x": 340, "ppc64le": 351}[MACHINE],
+}
+
+
+@pytest.mark.parametrize("call", CALLS_TO_LOOK)
 def test_a_selection_where_processes_are_hidden_is_an_error_that_says_so(call: str) -> None:
     """A container's seccomp profile forbids the first (Docker's), or both."""
-    read = {"x86_64": 310, "aarch64": 270, "s390x": 340, "ppc64le": 351}[MACHINE]
-    number = 438 if call == "pidfd_getfd" else read
 
     def prepare() -> None:
-        forbid(number)
+        forbid(CALLS_TO_LOOK[call])
         select()
 
     with pytest.raises(NativeError, match="container's seccomp profile"):
         in_child(prepare, lambda: None)
 
 
-@not_by_socketcall
 @pytest.mark.parametrize("scope", [1, 2])
-def test_yama_forbids_a_selection_and_nothing_else(scope: int) -> None:
+def test_yama_forbids_a_selection_and_what_opens_by_socketcall(scope: int) -> None:
     setting = Path("/proc/sys/kernel/yama/ptrace_scope")
     if VM_MODE is None or not setting.exists():
         pytest.skip("this is a setting of the machine: for a guest, with Yama")
@@ -629,10 +636,27 @@ def test_yama_forbids_a_selection_and_nothing_else(scope: int) -> None:
     try:
         with pytest.raises(NativeError, match="ptrace_scope"):
             in_child(partial(as_nobody, select), lambda: None)
-        assert in_child(partial(as_nobody, partial(begin, plan())), opens_marked)
+        if MACHINE in OPENING_BY_SOCKETCALL:
+            with pytest.raises(NativeError, match=r"socketcall.*ptrace_scope"):
+                in_child(partial(as_nobody, without_selection), lambda: None)
+        else:
+            assert in_child(partial(as_nobody, partial(begin, plan())), opens_marked)
         assert in_child(select, lambda: True)  # root
     finally:
         setting.write_text(before)
+
+
+@pytest.mark.parametrize("call", CALLS_TO_LOOK)
+def test_hidden_processes_are_an_error_without_a_selection_only_for_socketcall(call: str) -> None:
+    def prepare() -> None:
+        forbid(CALLS_TO_LOOK[call])
+        without_selection()
+
+    if call == "process_vm_readv" and MACHINE in OPENING_BY_SOCKETCALL:
+        with pytest.raises(NativeError, match=r"socketcall.*container's seccomp profile"):
+            in_child(prepare, lambda: None)
+    else:
+        in_child(prepare, lambda: None)
 
 
 def test_no_proc_is_an_error_that_says_so(tmp_path: Path) -> None:
@@ -698,6 +722,74 @@ def test_an_unprivileged_user_may() -> None:
     is_served, status = in_child(prepare, work)
     assert is_served
     assert "NoNewPrivs:\t1\n" in status
+
+
+def become_root_of_a_container() -> None:
+    """Without CAP_SYS_ADMIN, as Docker has it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
+    sets = ctypes.create_string_buffer(24)
+    assert libc.capget(header, sets) == 0, os.strerror(ctypes.get_errno())
+    effective, permitted, *rest = struct.unpack("=6I", sets.raw)
+    kept = ~(1 << 21)
+    sets = ctypes.create_string_buffer(
+        struct.pack("=6I", effective & kept, permitted & kept, *rest)
+    )
+    assert libc.capset(header, sets) == 0, os.strerror(ctypes.get_errno())
+    _syscalls.prctl(24, 21)  # PR_CAPBSET_DROP, or an exec would give it back
+
+
+def stay_root() -> None:
+    pass
+
+
+CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0)
+"""As setcap writes cap_net_raw=ep (struct vfs_cap_data)."""
+
+
+@pytest.mark.parametrize("who", [become_nobody, become_root_of_a_container, stay_root])
+@pytest.mark.parametrize(
+    ("mode", "owner", "group", "capability"),
+    [
+        *[(0o755, 0, 0, b""), (0o4755, 0, 0, b""), (0o4755, 1, 0, b""), (0o4755, 65534, 0, b"")],
+        *[(0o2755, 0, 0, b""), (0o2755, 0, 42, b""), (0o2755, 0, 65534, b"")],
+        *[(0o6755, 0, 42, b""), (0o755, 0, 0, CAPABILITY)],
+    ],
+)
+def test_what_would_lose_its_privileges_is_an_error_that_says_so(
+    who: Callable[[], None], mode: int, owner: int, group: int, capability: bytes, tmp_path: Path
+) -> None:
+    """The kernel says what it would lose: a program run with no_new_privs and without."""
+    if os.geteuid() != 0:
+        pytest.skip("for root: other users can give no program away")
+    program = tmp_path / "cat"
+    shutil.copy("/bin/cat", program)
+    os.chown(program, owner, group)
+    program.chmod(mode)
+    if capability:
+        os.setxattr(program, "security.capability", capability)
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+
+    def privileges(*, no_new: bool) -> list[str]:
+        if no_new:
+            _syscalls.prctl(38, 1)  # PR_SET_NO_NEW_PRIVS
+        command = [str(program), "/proc/self/status"]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return re.findall(r"^(?:Uid|Gid|CapEff):.*", told, re.MULTILINE)
+
+    whole = in_child(who, partial(privileges, no_new=False))
+    is_same = who is stay_root or in_child(who, partial(privileges, no_new=True)) == whole
+
+    def prepare() -> None:
+        who()
+        _native.prepare(str(program), _native.Options(kind=KIND))
+
+    if is_same:
+        in_child(prepare, lambda: None)
+    else:
+        with pytest.raises(NativeError, match="has privileges of its own"):
+            in_child(prepare, lambda: None)
 
 
 @not_by_socketcall

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._errors import NO_SMC
-from ._architectures import BY_MACHINE
+from ._architectures import BY_MACHINE, OPENING_BY_SOCKETCALL
 from ._kind import TCP_SOCKETS, Kind, kind_here
 from ._launch import NativeError, begin
 from ._obstacles import gains_privileges, is_already_there, may_look_into_processes
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from .._dropin._selection import Selection
 
 __all__ = ["TCP_SOCKETS", "NativeError", "Options", "kind_here", "prepare"]
+
+_NEEDS_TO_LOOK = (
+    "needs to look into the program's processes, which is forbidden here: by Yama (set the sysctl "
+    "kernel.yama.ptrace_scope to 0, or run this as root), or by a container's seccomp profile "
+    "(allow pidfd_getfd(2) and process_vm_readv(2), as Docker does with the capability "
+    "CAP_SYS_PTRACE)"
+)
 
 
 class Options(NamedTuple):
@@ -60,24 +67,22 @@ def _plan(program: str, options: Options) -> Plan:
         raise NativeError(errno.EAFNOSUPPORT, NO_SMC)
     if machine not in BY_MACHINE:
         raise NativeError(errno.ENOSYS, f"the system calls of {machine} are not known")
+    here = f"/proc/{os.getpid()}"
+    if os.path.realpath("/proc/self") != here or not os.path.exists(f"{here}/ns/net"):
+        raise NativeError(
+            errno.ENOENT, "it needs /proc of this PID namespace, which is not mounted here"
+        )
     if gains_privileges(program):
         raise NativeError(
             errno.EPERM,
             f"{program} has privileges of its own (setuid, setgid or capabilities), which it would "
             "run without (no_new_privs): run this command with them, as in 'sudo smcsock run'",
         )
-    here = f"/proc/{os.getpid()}"
-    if os.path.realpath("/proc/self") != here or not os.path.exists(f"{here}/ns/net"):
+    if options.only is not None and not may_look_into_processes(take_files=True):
+        raise NativeError(errno.EPERM, f"a selection {_NEEDS_TO_LOOK}")
+    if machine in OPENING_BY_SOCKETCALL and not may_look_into_processes(take_files=False):
         raise NativeError(
-            errno.ENOENT, "it needs /proc of this PID namespace, which is not mounted here"
-        )
-    if options.only is not None and not may_look_into_processes():
-        raise NativeError(
-            errno.EPERM,
-            "a selection needs to look into the program's processes, which is forbidden here: by "
-            "Yama (set the sysctl kernel.yama.ptrace_scope to 0, or run this as root), or by a "
-            "container's seccomp profile (allow pidfd_getfd(2) and process_vm_readv(2), as Docker "
-            "does with the capability CAP_SYS_PTRACE)",
+            errno.EPERM, f"socketcall(2), by which {machine} opens sockets, {_NEEDS_TO_LOOK}"
         )
     return Plan(
         kind=kind,

@@ -6,7 +6,7 @@ include/uapi/linux/audit.h in the Linux kernel.
 
 from typing import NamedTuple
 
-__all__ = ["ALL", "BY_MACHINE", "X32_BIT", "Architecture"]
+__all__ = ["ALL", "BY_MACHINE", "OPENING_BY_SOCKETCALL", "X32_BIT", "Architecture"]
 
 _64BIT = 0x80000000
 _LITTLE = 0x40000000
@@ -69,3 +69,6 @@ BY_MACHINE: dict[str, tuple[Architecture, ...]] = {
     "riscv64": (RISCV64,),
 }
 """os.uname().machine to the architectures of the programs that it runs."""
+
+OPENING_BY_SOCKETCALL = {"i686", "s390x"}
+"""The machines where glibc and Go open sockets by socketcall(2), which older kernels had alone."""

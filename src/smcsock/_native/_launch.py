@@ -9,12 +9,12 @@ from ._filter import assemble
 from ._plan import Plan
 from ._side import FD, NOT_SUPPORTED, READY, side_process
 
-__all__ = ["WALL", "NativeError", "begin", "set_filter"]
+__all__ = ["PR_GET_NO_NEW_PRIVS", "WALL", "NativeError", "begin", "set_filter"]
 
 _SECCOMP_SET_MODE_FILTER = 1
 _SPEC_ALLOW, _NEW_LISTENER, _WAIT_KILLABLE_RECV = 1 << 2, 1 << 3, 1 << 5
 _TOLD = _NEW_LISTENER | _WAIT_KILLABLE_RECV
-_PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 38, 39
+_PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 38, 39
 WALL = 0x40000000
 
 _CANNOT = {
@@ -89,8 +89,8 @@ def set_filter(program: bytes, flags: int = 0) -> int:
         try:
             return _syscalls.seccomp(_SECCOMP_SET_MODE_FILTER, flags, program)
         except OSError as error:
-            if error.errno == errno.EACCES and not _syscalls.prctl(_PR_GET_NO_NEW_PRIVS, 0):
-                # Only root may have a filter without this.
+            if error.errno == errno.EACCES and not _syscalls.prctl(PR_GET_NO_NEW_PRIVS, 0):
+                # Only who has CAP_SYS_ADMIN may have a filter without this.
                 _syscalls.prctl(_PR_SET_NO_NEW_PRIVS, 1)
             elif error.errno == errno.EINVAL and flags & _WAIT_KILLABLE_RECV:
                 flags &= ~_WAIT_KILLABLE_RECV  # before Linux 5.19
