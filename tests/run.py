@@ -143,9 +143,9 @@ def main() -> int:
     print("\n" + "\n".join(map(str, runs)) + "\n")
     if options.essential:
         print("That was the essential: tests/run --all runs everything.\n")
-    for run in runs:  # each told whole above, before what the other runs skipped
-        for test in run.failures:
-            print(f"failed in {run.name}: {test}")
+    for each in runs:  # what they say of it is far above, before all that was skipped
+        for test in each.failures:
+            print(f"failed in {each.name}: {test}")
     failed = [run for run in runs if run.problems]
     # The last words are pytest's own: those of a run that failed, if there is one.
     print((failed or runs)[-1].closing_line, flush=True)

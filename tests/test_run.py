@@ -534,7 +534,8 @@ def test_a_required_connection_fails_the_program(tmp_path: Path, smc_mode: Mode)
 @on_host
 def test_a_program_inherits_nothing_of_pythons_start() -> None:
     """Neither the signals that Python ignores, nor the locale that it takes for C."""
-    command = ["sh", "-c", "grep SigIgn /proc/self/status; env | grep -v ^_="]
+    # With its path, or it would not be started as Python is: posix_spawn(3) leaves marks, too.
+    command = ["/bin/sh", "-c", "grep SigIgn /proc/self/status; env | grep -v ^_="]
     env = {"PATH": os.defpath, "SMCSOCK_FALLBACK": "tcp"}
     expected = call(*command, env=env)
     result = call(sys.executable, "-m", "smcsock", "run", *command, env=env)
