@@ -18,6 +18,8 @@ from conftest import EXPECTED_MODE, VM_MODE, on_host, slow
 import smcsock
 from smcsock import Mode
 from smcsock.__main__ import main
+from smcsock._cli._common import ExitCode
+from smcsock._native._architectures import OPENING_BY_SOCKETCALL
 
 # An emulated guest takes seconds to start a process.
 LIMIT = 240
@@ -424,6 +426,10 @@ def accept(listener):
 """
     path = program(tmp_path, f"import socket\n{accept}{textwrap.dedent(code)}")
     result = run("--require-smc", "--children", "--report", "--json", path)
+    if os.uname().machine in OPENING_BY_SOCKETCALL:
+        assert (result.returncode, result.stdout) == (ExitCode.NO_SMC, "")
+        assert "socketcall(2)" in result.stderr
+        return
     failed = f"1 ['OSError: [Errno {errno.EPROTONOSUPPORT}] Protocol not supported', '']"
     lines = result.stdout.splitlines()
     assert lines == [str(errno.EINVAL), "0 ['']", failed, failed, failed], result.stderr

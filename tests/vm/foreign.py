@@ -35,7 +35,7 @@ PACKAGES = (
     *("?essential", "busybox-static", "iproute2", "kmod", "procps", "rdma-core"),
     *("gcc", "libc6-dev", "python3", "python3-dev", "python3-venv"),
     # For tests/apps and tests/test_ssl.py.
-    *("openssl", "postgresql", "redis-server"),
+    *("curl", "musl-tools", "nginx-light", "nodejs", "openssl", "postgresql", "redis-server"),
 )
 """What the guest has, with all that it depends on."""
 
