@@ -13,7 +13,7 @@ from ._kind import domain, is_smc
 from ._notification import SIZE, Notification
 from ._plan import Plan
 from ._process import Process
-from ._tcp import become_tcp, replace_by_tcp
+from ._tcp import Listeners, become_tcp, replace_by_tcp
 
 __all__ = ["End", "Worker"]
 
@@ -43,6 +43,7 @@ class Worker:
         self._request = request
         self._netns = Process(os.getpid()).inode(plan.mark)
         self._calls = Calls(plan.architectures)
+        self._listeners = Listeners(plan)
         self._census = plan.ledger.census(program) if plan.ledger else None
 
     def run(self) -> End:
@@ -135,7 +136,7 @@ class Worker:
         assert self._plan.only
         with process.borrow(number) as sock:
             if is_smc(sock) and not self._plan.only.matches(sock.getsockname(), domain(sock)):
-                replace_by_tcp(self._plan, sock, asked, process, number)
+                self._listeners.replace(sock, asked, process, number)
 
     def _option(
         self, asked: Notification, process: Process, number: int, level: int, name: int
