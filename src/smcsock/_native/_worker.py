@@ -81,7 +81,7 @@ class Worker:
 
     def _answer(self) -> None:
         asked = Notification.unpack(self._listener, self._request[:SIZE])
-        process = Process(asked.pid)
+        process = Process(asked.pid, lambda: asked.is_pending)
         try:
             call, args = self._calls.understand(asked, process)
             # What was learnt by the number of the thread is not another's.
