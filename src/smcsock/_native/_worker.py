@@ -41,6 +41,7 @@ class Worker:
         self._plan = plan
         self._listener = listener
         self._request = request
+        self._program = program
         self._netns = Process(os.getpid()).inode(plan.mark)
         self._calls = Calls(plan.architectures)
         self._listeners = Listeners(plan)
@@ -52,12 +53,17 @@ class Worker:
         # Whoever counts has to see each socket.
         census = self._census
         calls = b"" if census else plan.socket_calls
-        while True:
+        # A signal that comes before exit_group(2) is answered lets it fail, and only the thread
+        # ends then: it is not to wait for what takes long.
+        exits = plan.exit_calls if census and not plan.is_exact else b""
+        while not (census and census.is_closed):
             event = _syscalls.serve(
                 self._listener,
                 census.fileno() if census else -1,
                 self._request,
                 calls,
+                exits,
+                self._program,
                 plan.kind.inet,
                 plan.kind.inet6,
                 plan.sndbuf,
@@ -72,12 +78,11 @@ class Worker:
                 census.look()
             if event == _syscalls.END:
                 return End.DONE
-            if census and census.is_closed:
-                return End.REPORTED
+        return End.REPORTED
 
     def _answer(self) -> None:
         asked = Notification.unpack(self._listener, self._request[:SIZE])
-        process = Process(asked.pid)
+        process = Process(asked.pid, lambda: asked.is_pending)
         try:
             call, args = self._calls.understand(asked, process)
             # What was learnt by the number of the thread is not another's.
