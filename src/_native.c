@@ -82,6 +82,7 @@ struct addition {
 #define IOCTL_ID_VALID _IOW('!', 2, uint64_t)
 #define IOCTL_ADDFD _IOW('!', 3, struct addition)
 #define ADDFD_FLAG_SEND (1u << 1)
+#define FLAG_CONTINUE 1u
 
 /* ---- System calls ------------------------------------------------------- */
 
@@ -228,6 +229,11 @@ typedef struct {
 } system_call;
 
 typedef struct {
+    system_call calls[MAX_CALLS];
+    size_t n;
+} system_calls;
+
+typedef struct {
     int domain;
     int protocol;
 } kind;
@@ -242,8 +248,8 @@ typedef struct {
     int listener;
     int other;
     struct notification *request;
-    system_call calls[MAX_CALLS];
-    size_t n_calls;
+    system_calls sockets, exits;
+    int program;
     kind inet, inet6;
     int sndbuf, rcvbuf;
     const char *mark;
@@ -255,11 +261,11 @@ typedef struct {
 enum { REQUEST, OTHER, END, FAILED };
 
 static bool
-is_served(const server *s)
+is_among(const struct notification *request, const system_calls *all)
 {
-    for (size_t i = 0; i < s->n_calls; i++) {
-        if (s->calls[i].arch == s->request->arch &&
-            s->calls[i].number == (uint32_t)s->request->number) {
+    for (size_t i = 0; i < all->n; i++) {
+        if (all->calls[i].arch == request->arch &&
+            all->calls[i].number == (uint32_t)request->number) {
             return true;
         }
     }
@@ -301,6 +307,22 @@ set_buffer(int fd, int option, int size)
     return size == 0 || setsockopt(fd, SOL_SOCKET, option, &size, sizeof size) == 0;
 }
 
+static bool
+is_of_program(const server *s)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%u", s->program, (unsigned)s->request->pid);
+    return access(path, F_OK) == 0;
+}
+
+static bool
+go_on(const server *s)
+{
+    struct response response = {.id = s->request->id, .flags = FLAG_CONTINUE};
+    ioctl(s->listener, IOCTL_SEND, &response); /* it fails if the thread is gone */
+    return true;
+}
+
 /* Whether the program has got its socket. */
 static bool
 serve_socket(const server *s)
@@ -323,6 +345,16 @@ serve_socket(const server *s)
                   ioctl(s->listener, IOCTL_ADDFD, &addition) >= 0;
     close(fd);
     return served;
+}
+
+/* Whether the thread has its answer: else it is for the caller to give one. */
+static bool
+answer(server *s)
+{
+    if (is_among(s->request, &s->exits)) {
+        return !is_of_program(s) && go_on(s);
+    }
+    return is_among(s->request, &s->sockets) && is_in_namespace(s) && serve_socket(s);
 }
 
 /* Serves until there is something else to do, or a signal (FAILED with EINTR). */
@@ -350,7 +382,7 @@ serve_sockets(server *s)
                 }
                 return FAILED;
             }
-            if (!is_served(s) || !is_in_namespace(s) || !serve_socket(s)) {
+            if (!answer(s)) {
                 return REQUEST;
             }
             s->request->id = 0;
@@ -364,15 +396,27 @@ serve_sockets(server *s)
     }
 }
 
+static bool
+take(system_calls *all, const Py_buffer *pairs)
+{
+    if ((size_t)pairs->len > sizeof all->calls) {
+        return false;
+    }
+    memcpy(all->calls, pairs->buf, (size_t)pairs->len);
+    all->n = (size_t)pairs->len / sizeof *all->calls;
+    return true;
+}
+
 PyDoc_STRVAR(serve_doc,
-"serve($module, listener, other, request, calls, inet, inet6, sndbuf, rcvbuf, mark,\n"
-"      netns, timeout, /)\n--\n\n"
+"serve($module, listener, other, request, calls, exits, program, inet, inet6, sndbuf,\n"
+"      rcvbuf, mark, netns, timeout, /)\n--\n\n"
 "Answers the notifications of socket(2) of a seccomp listener, without the GIL.\n\n"
 "Those are the system calls in calls: bytes that are pairs of uint32, AUDIT_ARCH_*\n"
 "and number.  The process gets a socket of the same type, of inet, a (domain,\n"
 "protocol), or of inet6 if it asked for AF_INET6, with buffers of sndbuf and rcvbuf\n"
 "bytes unless they are 0.  request, a writable buffer, always holds the struct\n"
-"seccomp_notif at work; the id in it is 0 when there is none.\n\n"
+"seccomp_notif at work; the id in it is 0 when there is none.  The calls in exits go\n"
+"on as they are, but for those of the process program.\n\n"
 "Returns REQUEST for a notification that is the caller's to answer: of another\n"
 "system call (unshare(2) and setns(2) have to be among those that the filter tells\n"
 "of), of a thread whose network namespace is another one (in its directory of /proc\n"
@@ -385,21 +429,20 @@ static PyObject *
 native_serve(PyObject *Py_UNUSED(module), PyObject *args)
 {
     server s = {0};
-    Py_buffer request, calls;
-    if (!PyArg_ParseTuple(args, "iiw*y*(ii)(ii)iisKi:serve", &s.listener, &s.other, &request,
-                          &calls, &s.inet.domain, &s.inet.protocol, &s.inet6.domain,
-                          &s.inet6.protocol, &s.sndbuf, &s.rcvbuf, &s.mark, &s.netns, &s.timeout)) {
+    Py_buffer request, calls, exits;
+    if (!PyArg_ParseTuple(args, "iiw*y*y*i(ii)(ii)iisKi:serve", &s.listener, &s.other, &request,
+                          &calls, &exits, &s.program, &s.inet.domain, &s.inet.protocol,
+                          &s.inet6.domain, &s.inet6.protocol, &s.sndbuf, &s.rcvbuf, &s.mark,
+                          &s.netns, &s.timeout)) {
         return NULL;
     }
     PyObject *result = NULL;
-    if ((size_t)request.len < sizeof *s.request || (size_t)calls.len > sizeof s.calls ||
-        (uintptr_t)request.buf % _Alignof(struct notification) != 0) {
+    if ((size_t)request.len < sizeof *s.request || !take(&s.sockets, &calls) ||
+        !take(&s.exits, &exits) || (uintptr_t)request.buf % _Alignof(struct notification) != 0) {
         PyErr_SetString(PyExc_ValueError, "request is too small, or there are too many calls");
         goto done;
     }
     s.request = request.buf;
-    memcpy(s.calls, calls.buf, (size_t)calls.len);
-    s.n_calls = (size_t)calls.len / sizeof *s.calls;
     for (;;) {
         int event;
         Py_BEGIN_ALLOW_THREADS
@@ -420,6 +463,7 @@ native_serve(PyObject *Py_UNUSED(module), PyObject *args)
 done:
     PyBuffer_Release(&request);
     PyBuffer_Release(&calls);
+    PyBuffer_Release(&exits);
     return result;
 }
 

@@ -1273,6 +1273,25 @@ def more_then_close(client: socket.socket, server: socket.socket) -> str:
 
 
 @pair_row
+def more_then_exit(client: socket.socket, server: socket.socket) -> str:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            server.close()
+            client.send(b"a", socket.MSG_MORE)
+            os.read(reader, 1)
+        finally:
+            os._exit(0)
+    client.close()  # so that the child has the last descriptor
+    os.write(writer, b"x")
+    os.waitpid(pid, 0)
+    os.close(reader)
+    os.close(writer)
+    return repr(read_all(server))
+
+
+@pair_row
 def cork(client: socket.socket, server: socket.socket) -> str:
     client.setsockopt(TCP, socket.TCP_CORK, ON)
     client.send(b"a")

@@ -32,6 +32,7 @@ from smcsock import _native
 from smcsock._dropin._selection import Selection
 from smcsock._native import _filter, _syscalls
 from smcsock._native._architectures import BY_MACHINE, OPENING_BY_SOCKETCALL, Architecture
+from smcsock._native._census import Census
 from smcsock._native._filter import SocketCall, Watch
 from smcsock._native._kind import is_smc, kind_here
 from smcsock._native._launch import NativeError, begin
@@ -535,6 +536,131 @@ def test_a_program_that_is_to_ignore_sigchld() -> None:
         return opens_marked()
 
     assert in_child(prepare, work)
+
+
+class Nowhere:
+    """A ledger for nobody."""
+
+    def __init__(self) -> None:
+        self._file = os.open(os.devnull, os.O_RDWR)
+
+    def census(self, program: int) -> Census:
+        return Census(self, program)
+
+    def fileno(self) -> int:
+        return self._file
+
+    def keep(self, counts: object) -> None:
+        pass
+
+    def publish(self, missed: int) -> None:
+        pass
+
+
+def test_workers_that_cannot_live_leave_the_program_its_own_sockets() -> None:
+    class Failing(Nowhere):
+        def census(self, program: int) -> Census:
+            raise RuntimeError
+
+    def work() -> tuple[bool, list[int]]:
+        signal.alarm(LIMIT)
+        with socket.socket() as sock:
+            return is_marked(sock), side_processes(os.getpid())
+
+    marked, pids = under(work, ledger=Failing())
+    assert not marked
+    assert pids
+    wait_until(lambda: not any(map(is_alive, pids)))
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_no_process_to_be_had_is_an_error_that_says_so(is_exact: bool) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("for root: other users may have any number of processes")
+
+    def prepare() -> None:
+        signal.alarm(LIMIT)
+        become_nobody()
+        resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))  # the second can have none of its own
+        begin(plan(ledger=Nowhere(), is_exact=is_exact))
+
+    with pytest.raises(NativeError, match="a limit of processes"):
+        in_child(prepare, lambda: None)
+
+
+def test_only_the_first_process_waits_for_the_report_when_it_ends() -> None:
+    """Who waits long is reached by signals, and ends by halves if it has threads."""
+
+    class Slow(Census):
+        def ask(self) -> None:
+            time.sleep(1)
+
+    class ToMany(Nowhere):
+        def census(self, program: int) -> Census:
+            return Slow(self, program)
+
+    def work() -> float:
+        opens_marked()
+        began = time.monotonic()
+        for _ in range(20):
+            if os.fork() == 0:
+                os._exit(0)
+        for _ in range(20):
+            os.wait()
+        return time.monotonic() - began
+
+    assert under(work, ledger=ToMany()) < 15
+
+
+def test_who_has_the_standard_streams_closed_is_served_after_the_report() -> None:
+    reader, writer = os.pipe()
+    ledger = Nowhere()
+
+    def prepare() -> None:
+        for fd in range(3):
+            os.close(fd)
+        begin(plan(ledger=ledger))
+
+    def leave_a_daemon() -> bool:
+        main = os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == main:
+                time.sleep(0.01)
+            time.sleep(0.5)  # the report is written meanwhile
+            with contextlib.suppress(OSError):
+                os.write(writer, b"yes" if opens_marked() else b"no")
+            os._exit(0)
+        return opens_marked()
+
+    assert in_child(prepare, leave_a_daemon)
+    os.close(writer)
+    assert os.read(reader, 9) == b"yes"
+    os.close(reader)
+    os.close(ledger.fileno())
+
+
+def test_a_report_needs_no_more_descriptors_than_there_are() -> None:
+    def prepare() -> None:
+        _syscalls.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: the side process is then a child
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+        begin(plan(ledger=Nowhere()))
+
+    def work() -> list[bool]:
+        kept = [socket.socket() for _ in range(100)]
+        marked = [is_marked(sock) for sock in kept]
+        for sock in kept:
+            sock.close()
+        return marked + [opens_marked() for _ in range(400)]
+
+    assert all(in_child(prepare, work))
+
+
+def test_the_report_of_a_program_that_has_ended_is_written_at_once() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert Census(Nowhere(), pid).is_closed
 
 
 @slow

@@ -1,8 +1,10 @@
 """What only a kernel with SMC shows of 'smcsock run' for any program: selection and report."""
 
+import errno
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -108,6 +110,46 @@ def test_a_client_that_is_not_selected_keeps_its_descriptor_and_registrations(ho
     assert under(work, only=Selection(["192.0.2.1:*"])) == expected
 
 
+def test_a_server_that_is_not_selected_may_be_told_to_listen_in_each_worker() -> None:
+    """Bound before, as by uvicorn and node's cluster: one listener, and not one for each."""
+
+    def serve(listener: socket.socket, told: int) -> None:
+        try:
+            listener.listen()
+            os.write(told, b"T" if not is_smc(listener) else b"S")
+            server, _ = listener.accept()
+            server.sendall(b"x")
+        except OSError as error:
+            os.write(told, errno.errorcode[error.errno or 0].encode())
+        finally:
+            os._exit(0)
+
+    def work() -> tuple[list[bytes], list[bytes]]:
+        told, tell = os.pipe()
+        workers, heard = [], []
+        with socket.socket() as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(("127.0.0.1", 0))
+            for _ in range(3):
+                pid = os.fork()
+                if pid == 0:
+                    serve(bound, tell)
+                workers.append(pid)
+                heard.append(os.read(told, 99))
+            received = []
+            if heard == 3 * [b"T"]:
+                for _ in workers:
+                    with socket.create_connection(bound.getsockname()) as client:
+                        received.append(client.recv(1))
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        return heard, received
+
+    only = Selection(["192.0.2.1:*"])
+    assert under(work, only=only) == (3 * [b"T"], 3 * [b"x"])
+
+
 @HOSTS
 def test_what_is_selected_is_smc(host: str) -> None:
     def work() -> list[bool]:
@@ -207,8 +249,9 @@ def test_short_connections_are_counted_or_said_to_be_missing(
 
 
 @slow
-def test_a_run_inside_a_run_is_the_same_run(tmp_path: Path, smc_mode: Mode) -> None:
+@pytest.mark.parametrize("outer", [["env"], []], ids=["of any program", "of Python"])
+def test_a_run_inside_a_run(outer: list[str], smc_mode: Mode) -> None:
     code = "import socket; print(socket.socket().getsockopt(1, 38) in (0, 256))"
     inner = [sys.executable, "-m", "smcsock", "run", "env", sys.executable, "-c", code]
-    result = run("env", *inner)
+    result = run(*outer, *inner)
     assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr

@@ -222,7 +222,7 @@ def test_a_link_keeps_its_name(script: str, place: Path) -> None:
 )
 def test_what_starts_python_is_run_as_it_is(script: str, place: Path) -> None:
     tool = write(place / "bin/tool", script)
-    assert find("tool", "x") == Program(Kind.LAUNCHER, [tool, "x"])
+    assert find("tool", "x") == Program(Kind.LAUNCHER, [tool, "x"], called="tool")
 
 
 @pytest.mark.parametrize("name", ["uv", "mise"])
@@ -231,7 +231,9 @@ def test_a_binary_that_starts_python_is_run_as_it_is(name: str, place: Path) -> 
     write(binary)
     binary.write_bytes(b"\x7fELF")
     (place / "bin/tool").symlink_to(binary)
-    assert find("tool", "x") == Program(Kind.LAUNCHER, [str(place / "bin/tool"), "x"])
+    assert find("tool", "x") == Program(
+        Kind.LAUNCHER, [str(place / "bin/tool"), "x"], called="tool"
+    )
 
 
 def test_a_python_by_name_keeps_its_arguments(place: Path) -> None:

@@ -550,6 +550,19 @@ def test_a_program_inherits_nothing_of_pythons_start() -> None:
 
 
 @on_host
+@pytest.mark.parametrize("name", ["sh", "/bin/sh", "./script"])
+def test_a_program_is_called_as_it_is_elsewhere(name: str, tmp_path: Path) -> None:
+    (tmp_path / "script").write_text('#!/bin/sh\nshift; eval "$1"')
+    (tmp_path / "script").chmod(0o755)
+    command = [name, "-c", "echo $0"]
+    env = {"PATH": os.defpath, "SMCSOCK_FALLBACK": "tcp"}
+    expected = call("/usr/bin/env", *command, env=env, cwd=tmp_path)
+    result = call(sys.executable, "-m", "smcsock", "run", *command, env=env, cwd=tmp_path)
+    assert (result.stdout, result.stderr) == (expected.stdout, "")
+    assert result.stdout == f"{name}\n"
+
+
+@on_host
 def test_a_service_goes_on_to_ignore_sigpipe() -> None:
     """As systemd has it in all that it starts."""
     start = ["sh", "-c", 'SYSTEMD_EXEC_PID=$$ exec "$@"', "sh", sys.executable, "-m", "smcsock"]

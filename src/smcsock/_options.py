@@ -120,11 +120,12 @@ def become_hollow(sock: Any) -> None:
     set_values(sock, before)
 
 
-def replace(sock: Any, fd: int, *, is_bound: bool = True) -> None:
+def replace(sock: Any, fd: int, *, is_bound: bool = True, is_shared: bool = False) -> None:
     """Puts the file of a new descriptor, which is closed, in the place of a socket's own.
 
     With the options, and, with ``is_bound``, bound as that one is: a connect() that came to
-    nothing has given it a port, too.
+    nothing has given it a port, too. With ``is_shared`` other processes have the file as well,
+    and may do the same: all share the port.
     """
     address = _plain.local_address(sock)
     family = _plain.AF_INET if len(address) == 2 else _plain.AF_INET6
@@ -135,6 +136,8 @@ def replace(sock: Any, fd: int, *, is_bound: bool = True) -> None:
         raise
     try:
         set_values(fresh, values(sock, OF_INET6 if family == _stdlib.AF_INET6 else OF_INET))
+        if is_shared:
+            _plain.setsockopt(fresh, _stdlib.SOL_SOCKET, _stdlib.SO_REUSEPORT, 1)
         # While the old one has the port this takes SO_REUSEADDR at both, as servers have it.
         is_to_be_bound = is_bound and address[1] != 0 and not _binds(fresh, address)
         _smcsock.replace(sock, fd)

@@ -390,7 +390,10 @@ def descriptor_of_a_process() -> None:
 
 def serve(listener: int, other: int, request: mmap.mmap, calls: bytes = b"") -> int:
     inet, inet6 = (AF_INET, 0), (AF_INET6, 0)
-    return _syscalls.serve(listener, other, request, calls, inet, inet6, 0, 0, "net/dev", 0, 0)
+    buffers = 0, 0
+    return _syscalls.serve(
+        listener, other, request, calls, b"", 0, inet, inet6, *buffers, "net/dev", 0, 0
+    )
 
 
 @case

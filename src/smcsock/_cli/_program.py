@@ -58,11 +58,15 @@ class Kind(Enum):
 
 
 class Program(NamedTuple):
-    """``command`` runs it; ``what`` says what it is if Python cannot be made to use SMC in it."""
+    """``command`` runs it; ``what`` says what it is if Python cannot be made to use SMC in it.
+
+    ``called`` is what it is to find as its own name, if that is not its path.
+    """
 
     kind: Kind
     command: list[str]
     what: str = ""
+    called: str | None = None
 
     @property
     def is_python(self) -> bool:
@@ -82,7 +86,8 @@ def find_program(words: Sequence[str], python: Callable[[], list[str]]) -> Progr
     if not os.path.isdir(path) and _is_python(path):
         return _interpreter(path, arguments)
     find = _command if is_command else _file
-    return find(path, arguments, python)
+    program = find(path, arguments, python)
+    return program._replace(called=name) if program.command[0] == path else program
 
 
 def this_python() -> list[str]:

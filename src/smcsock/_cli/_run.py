@@ -176,7 +176,8 @@ def _run(options: argparse.Namespace) -> NoReturn:
         if run.native:
             _go_native(program.command, run, spool, is_exact=options.exact)
         restore_signals()
-        os.execvpe(program.command[0], program.command, environment)
+        path, *arguments = program.command
+        os.execvpe(path, [program.called or path, *arguments], environment)
     except OSError as error:
         if spool:
             spool.close()

@@ -49,14 +49,25 @@ class File:
 
     ``note`` says why it is TCP, "" for an SMC socket; ``is_hollow`` that it is the TCP
     socket inside an SMC socket. ``unmade`` has one element, for whoever finds that
-    there is a connection. ``holders`` are the ids of the objects that have it open.
+    there is a connection. ``holders`` are the ids of the objects that have it open,
+    ``opener`` the process that was the first.
     """
 
-    __slots__ = ("has_ended", "holders", "is_hollow", "note", "refusal", "settings", "unmade")
+    __slots__ = (
+        "has_ended",
+        "holders",
+        "is_hollow",
+        "note",
+        "opener",
+        "refusal",
+        "settings",
+        "unmade",
+    )
 
     def __init__(self, settings: Settings, note: str = "") -> None:
         self.settings = settings
         self.note = note
+        self.opener = os.getpid()
         self.is_hollow = False
         self.has_ended = False  # a listener that was shut down
         self.holders: set[int] = set()

@@ -1,5 +1,6 @@
 """A socket becomes another one under the same descriptor, and keeps its options."""
 
+import os
 import socket as _stdlib
 from typing import Any
 
@@ -20,8 +21,12 @@ def become_hollow(sock: Any, file: File, note: str) -> None:
 
 
 def become_tcp(sock: Any, file: File, note: str) -> None:
-    """Becomes a TCP socket bound as this one is: another file."""
-    exchange(sock, _smcsock.socket(_plain.SOCK_STREAM, 0, _plain.family_of(sock)))
+    """Becomes a TCP socket bound as this one is: another file.
+
+    Of a file that is older than this process each of several processes may make its own.
+    """
+    fd = _smcsock.socket(_plain.SOCK_STREAM, 0, _plain.family_of(sock))
+    exchange(sock, fd, is_shared=file.opener != os.getpid())
     file.note, file.is_hollow = note, False
 
 
@@ -36,10 +41,10 @@ def renew(sock: Any) -> None:
     exchange(sock, _smcsock.socket(_plain.SOCK_STREAM, int(is_ipv6)), is_bound=False)
 
 
-def exchange(sock: Any, fd: int, *, is_bound: bool = True) -> None:
+def exchange(sock: Any, fd: int, *, is_bound: bool = True, is_shared: bool = False) -> None:
     """Takes the file of a new descriptor in the place of its own, and closes that descriptor."""
     inode = _smcsock.inode(sock)
-    _options.replace(sock, fd, is_bound=is_bound)
+    _options.replace(sock, fd, is_bound=is_bound, is_shared=is_shared)
     move(inode, _smcsock.inode(sock))
 
 

@@ -8,6 +8,7 @@ goes to the kernel as ever.
 
 import errno
 import os
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from .._errors import NO_SMC
@@ -54,6 +55,10 @@ def prepare(program: str, options: Options) -> bool:
     For a process of one thread that is about to execute ``program``, a path. False where they
     are SMC sockets already: then it is as it is, whatever the options say. Raises NativeError.
     """
+    # In a Python that is itself run over SMC the sockets of this process are Python's matter.
+    around = sys.modules.get("smcsock._dropin._install")
+    if around:
+        around.uninstall()
     if is_already_there():
         return False
     begin(_plan(program, options))

@@ -7,6 +7,7 @@ socket. Then smc_diag is asked about all sockets at once.
 
 import contextlib
 import os
+import resource
 import select
 import socket
 import time
@@ -25,6 +26,9 @@ _SHARE = 10
 _MANY = 256
 """How many sockets are looked after before those that are closed are looked for."""
 
+_SPARE = 32
+"""How many descriptors are left for all else."""
+
 _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
 
 
@@ -37,14 +41,20 @@ class Census:
         self._counts: Counter[Outcome] = Counter()
         self._missed = 0
         self._events = select.epoll()
-        self._end = os.pidfd_open(program)
-        self._events.register(self._end, select.EPOLLIN)
         self._sets: dict[int, select.epoll] = {}  # by the inode of the socket
         self._listening: dict[int, int] = {}  # inode to port
         self._accepted: set[tuple[int | None, Address]] = set()
-        self._tidy_at = _MANY
+        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE
+        self._until_tidy = min(_MANY, self._most)
         self._is_due = False
         self._not_before = 0.0
+        self._end = -1
+        try:
+            self._end = os.pidfd_open(program)
+        except ProcessLookupError:
+            self.close()  # it ended when there was no worker
+        else:
+            self._events.register(self._end, select.EPOLLIN)
 
     def fileno(self) -> int:
         """Readable when look() has something to see."""
@@ -64,8 +74,12 @@ class Census:
 
     def add(self, sock: socket.socket) -> None:
         """Looks after a socket that the program is going to get."""
-        if len(self._sets) >= self._tidy_at:
+        if self._until_tidy <= 0:
             self._tidy()
+        self._until_tidy -= 1
+        if len(self._sets) >= self._most:
+            self._missed += 1  # there is no descriptor for it
+            return
         events = select.epoll(1)
         events.register(sock, _EDGES)
         self._sets[os.fstat(sock.fileno()).st_ino] = events
@@ -101,7 +115,7 @@ class Census:
         self._not_before = end + _SHARE * (end - begin)
 
     def ends(self, pid: int) -> None:
-        """A process of the program is about to end."""
+        """A process of the program is about to end: the first, or any if all are looked at."""
         self.ask()
         if pid == self._program:
             self.close()
@@ -143,7 +157,11 @@ class Census:
             if is_closed:
                 self._forget(inode)
                 self._missed += self._listening.pop(inode, None) is None
-        self._tidy_at = max(_MANY, 2 * len(self._sets))
+        # The next time when there are twice as many, or there is no room for more.
+        count = len(self._sets)
+        self._until_tidy = max(
+            min(_MANY, self._most) // 4, min(max(_MANY, count), self._most - count)
+        )
 
     def _forget(self, inode: int) -> bool:
         events = self._sets.pop(inode, None)

@@ -7,7 +7,7 @@ import socket
 from . import _syscalls
 from ._filter import assemble
 from ._plan import Plan
-from ._side import FD, NOT_SUPPORTED, READY, side_process
+from ._side import FD, NOT_SUPPORTED, READY, STARTED, side_process
 
 __all__ = ["PR_GET_NO_NEW_PRIVS", "WALL", "NativeError", "begin", "set_filter"]
 
@@ -29,6 +29,12 @@ _CANNOT = {
 }
 
 
+_ENDED = (
+    "the process that is to open SMC sockets has ended, or could not start (a limit of processes: "
+    "ulimit -u, pids.max of a cgroup, TasksMax= of a systemd service)"
+)
+
+
 class NativeError(OSError):
     """Why the program's sockets cannot be SMC sockets; the text says what to do."""
 
@@ -42,6 +48,9 @@ def begin(plan: Plan) -> None:
     with here:
         with there:
             _start(plan, there)
+        # Not without it: the filter is there to stay, and what it stops waits for an answer.
+        if here.recv(64) != STARTED:
+            raise NativeError(errno.ECHILD, _ENDED)
         listener = set_filter(assemble(plan.architectures, plan.watch), _TOLD)
         try:
             control = socket.SOL_SOCKET, socket.SCM_RIGHTS, FD.pack(listener)
@@ -55,7 +64,7 @@ def begin(plan: Plan) -> None:
         if answer == NOT_SUPPORTED:
             raise NativeError(errno.EINVAL, _CANNOT[errno.EINVAL])
         if answer != READY:
-            raise NativeError(errno.ECHILD, "the process that is to open SMC sockets has ended")
+            raise NativeError(errno.ECHILD, _ENDED)
 
 
 def _start(plan: Plan, channel: socket.socket) -> None:

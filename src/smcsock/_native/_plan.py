@@ -78,6 +78,11 @@ class Plan(NamedTuple):
         """socket(2) of every architecture, as _syscalls.serve() takes it."""
         return b"".join(_PAIR.pack(each.audit, each.socket) for each in self.architectures)
 
+    @property
+    def exit_calls(self) -> bytes:
+        """The same of exit_group(2)."""
+        return b"".join(_PAIR.pack(each.audit, each.exit_group) for each in self.architectures)
+
     def open(self, domain: int, type: int) -> socket.socket:
         """A socket for the program."""
         sock = self.kind.open(domain, type)

@@ -5,7 +5,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import _syscalls
@@ -16,14 +16,15 @@ _MAX_ADDRESS = 128  # sizeof(struct sockaddr_storage)
 
 
 class Process:
-    """The process of a thread that waits for an answer.
+    """The process of a thread that waits for an answer, as long as ``waits()``.
 
     All raise OSError where the kernel does not allow it (ptrace_scope, another user), and
     ProcessLookupError where the thread is gone.
     """
 
-    def __init__(self, thread: int) -> None:
+    def __init__(self, thread: int, waits: Callable[[], bool] = lambda: True) -> None:
         self._thread = thread
+        self._waits = waits
 
     @property
     def pid(self) -> int:
@@ -58,6 +59,8 @@ class Process:
         """The socket behind one of its descriptors; OSError if that is no socket."""
         pidfd = os.pidfd_open(self.pid)
         try:
+            if not self._waits():  # the number may be another's by now
+                raise ProcessLookupError
             fd = _syscalls.pidfd_getfd(pidfd, number)
         finally:
             os.close(pidfd)

@@ -13,17 +13,21 @@ import struct
 import time
 from mmap import PAGESIZE, mmap
 
+from . import _syscalls
 from ._notification import SIZE, Notification, can_give
 from ._plan import Ledger, Plan
 from ._worker import End, Worker
 
-__all__ = ["FD", "NOT_SUPPORTED", "READY", "side_process"]
+__all__ = ["FD", "NOT_SUPPORTED", "READY", "STARTED", "side_process"]
 
 FD = struct.Struct("=i")
 """A descriptor in a control message."""
 
+STARTED = b"started"
+"""What the side process says first, before there is a filter."""
+
 READY, NOT_SUPPORTED = b"ready", b"not supported"
-"""What the side process says when it has the listener."""
+"""What it says when it has the listener."""
 
 _AGAIN = 0.1
 """Seconds until another attempt when there is no process to be had, or none that lives so long."""
@@ -32,16 +36,21 @@ _AGAIN = 0.1
 def side_process(plan: Plan, channel: socket.socket, program: int) -> None:
     """What the side process does until the end: waits for the listener, then serves it."""
     _withdraw(channel, plan.ledger)
+    channel.send(STARTED)
     _, control, _, _ = channel.recvmsg(1, socket.CMSG_SPACE(FD.size))
     if not control:
         return  # the program could not have a filter
     (listener,) = FD.unpack(control[0][2])
+    request = mmap(-1, PAGESIZE)  # shared with the workers
     if not can_give(listener):
         channel.send(NOT_SUPPORTED)
+        # The filter is there to stay: who says why has calls in it to make until the end.
+        while _stand_in(listener, request) is not End.DONE:
+            pass
         return
-    request = mmap(-1, PAGESIZE)  # shared with the workers
     channel.send(READY)
     channel.close()
+    _occupy()
     while (outcome := _run_worker(plan, listener, request, program)) is not End.DONE:
         _release(listener, request)
         if outcome is End.REPORTED:
@@ -63,6 +72,7 @@ def _withdraw(channel: socket.socket, ledger: Ledger | None) -> None:
         kept |= {2, ledger.fileno()}
     _silence({0, 1, 2} - kept)
     _close_all_but(kept | {0, 1, 2})
+    _occupy()
     # The program's limit is not this process'.
     with contextlib.suppress(ValueError, OSError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -75,6 +85,13 @@ def _silence(fds: set[int]) -> None:
         os.dup2(null, fd)
     if null not in fds:
         os.close(null)
+
+
+def _occupy() -> None:
+    """Lets nothing else have a number of the first three: what is written there is for people."""
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(null)
 
 
 def _close_all_but(kept: set[int]) -> None:
@@ -93,8 +110,7 @@ def _run_worker(plan: Plan, listener: int, request: mmap, program: int) -> End:
     try:
         pid = os.fork()
     except OSError:
-        time.sleep(_AGAIN)
-        return End.DIED
+        return _stand_in(listener, request)
     if pid == 0:
         outcome = End.DIED
         try:
@@ -108,7 +124,24 @@ def _run_worker(plan: Plan, listener: int, request: mmap, program: int) -> End:
     if code in (End.DONE.value, End.REPORTED.value):
         return End(code)
     if time.monotonic() - begin < _AGAIN:
-        time.sleep(_AGAIN)  # it may not be the last that cannot live
+        # It may not be the last that cannot live.
+        if code > 0:
+            _release(listener, request)
+            return _stand_in(listener, request)
+        time.sleep(_AGAIN)
+    return End.DIED
+
+
+def _stand_in(listener: int, request: mmap) -> End:
+    """For a while without a worker: lets the kernel do what it is asked for."""
+    until = time.monotonic() + _AGAIN
+    while (left := until - time.monotonic()) > 0:
+        event = _syscalls.serve(
+            listener, -1, request, b"", b"", 0, (0, 0), (0, 0), 0, 0, "", 0, int(left * 1000) + 1
+        )
+        if event == _syscalls.END:
+            return End.DONE
+        _release(listener, request)
     return End.DIED
 
 

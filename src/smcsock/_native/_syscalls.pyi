@@ -19,6 +19,8 @@ def serve(
     other: int,
     request: mmap,
     calls: bytes,
+    exits: bytes,
+    program: int,
     inet: tuple[int, int],
     inet6: tuple[int, int],
     sndbuf: int,

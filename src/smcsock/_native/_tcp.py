@@ -1,5 +1,6 @@
 """SMC sockets of the program that become TCP sockets, with the options set so far."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -10,7 +11,7 @@ from ._notification import Notification
 from ._plan import Plan
 from ._process import Process
 
-__all__ = ["become_tcp", "replace_by_tcp"]
+__all__ = ["Listeners", "become_tcp", "replace_by_tcp"]
 
 
 def become_tcp(plan: Plan, sock: socket.socket) -> bool:
@@ -32,12 +33,13 @@ def become_tcp(plan: Plan, sock: socket.socket) -> bool:
 
 def replace_by_tcp(
     plan: Plan, sock: socket.socket, asked: Notification, process: Process, number: int
-) -> None:
+) -> int | None:
     """Puts a TCP socket in the place of the program's SMC socket, bound as that one is.
 
     ``sock`` has the file behind the descriptor ``number`` of the process, and is closed.
     Registrations with epoll are lost, and other descriptors of the file keep the old one: if
-    there are any, its port cannot be had, and the call fails for the program.
+    there are any, and SO_REUSEADDR is not set, its port cannot be had, and the call fails for
+    the program, and None is returned; else the inode of the TCP socket.
     """
     wanted = _wanted(plan, sock)
     name = sock.getsockname()
@@ -51,6 +53,48 @@ def replace_by_tcp(
                 fresh.bind(name)
             except OSError as error:
                 asked.fail(error.errno or errno.EADDRINUSE)
+                return None
+        return _inode(fresh)
+
+
+class Listeners:
+    """The TCP sockets that took the place of listeners: all who had the one get the same other.
+
+    A socket that is bound before processes are started (workers of uvicorn, node's cluster) is
+    told to listen in each of them.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        # By the inode of the SMC socket: process, descriptor and inode of the TCP socket.
+        self._places: dict[int, list[tuple[int, int, int]]] = {}
+
+    def replace(
+        self, sock: socket.socket, asked: Notification, process: Process, number: int
+    ) -> None:
+        """As replace_by_tcp()."""
+        places = self._places.setdefault(_inode(sock), [])
+        inode = self._share(places, asked, process, number)
+        if inode is None:
+            inode = replace_by_tcp(self._plan, sock, asked, process, number)
+        if inode is not None:
+            places.append((process.pid, number, inode))
+
+    def _share(
+        self, places: list[tuple[int, int, int]], asked: Notification, process: Process, number: int
+    ) -> int | None:
+        while places:
+            pid, there, inode = places[-1]
+            with contextlib.suppress(OSError), Process(pid).borrow(there) as listener:
+                if _inode(listener) == inode:
+                    asked.put(listener.fileno(), number, process.is_inherited(number))
+                    return inode
+            places.pop()  # it is gone from there
+        return None
+
+
+def _inode(sock: socket.socket) -> int:
+    return os.fstat(sock.fileno()).st_ino
 
 
 def _wanted(plan: Plan, sock: socket.socket) -> _options.Values:

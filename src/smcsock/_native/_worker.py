@@ -13,7 +13,7 @@ from ._kind import domain, is_smc
 from ._notification import SIZE, Notification
 from ._plan import Plan
 from ._process import Process
-from ._tcp import become_tcp, replace_by_tcp
+from ._tcp import Listeners, become_tcp, replace_by_tcp
 
 __all__ = ["End", "Worker"]
 
@@ -41,8 +41,10 @@ class Worker:
         self._plan = plan
         self._listener = listener
         self._request = request
+        self._program = program
         self._netns = Process(os.getpid()).inode(plan.mark)
         self._calls = Calls(plan.architectures)
+        self._listeners = Listeners(plan)
         self._census = plan.ledger.census(program) if plan.ledger else None
 
     def run(self) -> End:
@@ -51,12 +53,17 @@ class Worker:
         # Whoever counts has to see each socket.
         census = self._census
         calls = b"" if census else plan.socket_calls
-        while True:
+        # A signal that comes before exit_group(2) is answered lets it fail, and only the thread
+        # ends then: it is not to wait for what takes long.
+        exits = plan.exit_calls if census and not plan.is_exact else b""
+        while not (census and census.is_closed):
             event = _syscalls.serve(
                 self._listener,
                 census.fileno() if census else -1,
                 self._request,
                 calls,
+                exits,
+                self._program,
                 plan.kind.inet,
                 plan.kind.inet6,
                 plan.sndbuf,
@@ -71,12 +78,11 @@ class Worker:
                 census.look()
             if event == _syscalls.END:
                 return End.DONE
-            if census and census.is_closed:
-                return End.REPORTED
+        return End.REPORTED
 
     def _answer(self) -> None:
         asked = Notification.unpack(self._listener, self._request[:SIZE])
-        process = Process(asked.pid)
+        process = Process(asked.pid, lambda: asked.is_pending)
         try:
             call, args = self._calls.understand(asked, process)
             # What was learnt by the number of the thread is not another's.
@@ -135,7 +141,7 @@ class Worker:
         assert self._plan.only
         with process.borrow(number) as sock:
             if is_smc(sock) and not self._plan.only.matches(sock.getsockname(), domain(sock)):
-                replace_by_tcp(self._plan, sock, asked, process, number)
+                self._listeners.replace(sock, asked, process, number)
 
     def _option(
         self, asked: Notification, process: Process, number: int, level: int, name: int
