@@ -135,7 +135,11 @@ def accepted(program: Program) -> dict[tuple[str, str], int]:
     return {(side, mode): count for (side, mode, _), count in program.connections().items()}
 
 
-@pytest.mark.parametrize("options", [[], ["--workers=2", "--host=127.0.0.1"]])
+# Workers that take longer to start, as in an emulated guest, are killed and started again.
+WORKERS = ["--workers=2", "--timeout-worker-healthcheck=100", "--host=127.0.0.1"]
+
+
+@pytest.mark.parametrize("options", [[], WORKERS])
 def test_uvicorn_with_a_descriptor_and_with_workers(
     options: list[str], handed_over: socket.socket, tmp_path: Path, mode: Mode
 ) -> None:
