@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import socket
+from collections import deque
 
 from .. import _options
 from ._kind import domain
@@ -12,6 +13,8 @@ from ._plan import Plan
 from ._process import Process
 
 __all__ = ["Listeners", "become_tcp", "replace_by_tcp"]
+
+_MOST_LISTENERS, _MOST_PLACES = 256, 64
 
 
 def become_tcp(plan: Plan, sock: socket.socket) -> bool:
@@ -66,14 +69,17 @@ class Listeners:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        # By the inode of the SMC socket: process, descriptor and inode of the TCP socket.
-        self._places: dict[int, list[tuple[int, int, int]]] = {}
+        # By the inode of the SMC socket: process, descriptor and inode of the TCP socket. The
+        # oldest are forgotten: a program may listen for each transfer, or on and on in new workers.
+        self._places: dict[int, deque[tuple[int, int, int]]] = {}
 
     def replace(
         self, sock: socket.socket, asked: Notification, process: Process, number: int
     ) -> None:
         """As replace_by_tcp()."""
-        places = self._places.setdefault(_inode(sock), [])
+        places = self._places.setdefault(_inode(sock), deque(maxlen=_MOST_PLACES))
+        if len(self._places) > _MOST_LISTENERS:
+            del self._places[next(iter(self._places))]
         inode = self._share(places, asked, process, number)
         if inode is None:
             inode = replace_by_tcp(self._plan, sock, asked, process, number)
@@ -81,7 +87,11 @@ class Listeners:
             places.append((process.pid, number, inode))
 
     def _share(
-        self, places: list[tuple[int, int, int]], asked: Notification, process: Process, number: int
+        self,
+        places: deque[tuple[int, int, int]],
+        asked: Notification,
+        process: Process,
+        number: int,
     ) -> int | None:
         while places:
             pid, there, inode = places[-1]
