@@ -199,24 +199,21 @@ def run(name: str, pytest_arguments: list[str], directory: Path) -> Run:
 
 def call(command: list[str], limit: int) -> tuple[str, int]:
     """Run a command; what it printed and its exit status."""
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=limit)
-        except BaseException as error:
-            process.kill()
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-            output, _ = process.communicate()
-            output += f"\nended after {limit} s"
-    return output, process.returncode
+    # No pipe: who waits for the end of one waits for each process that has been left behind.
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        with subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        ) as process:
+            ended = ""
+            try:
+                process.wait(limit)
+            except BaseException as error:
+                process.kill()
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
+                ended = f"\nended after {limit} s"
+        output.seek(0)
+        return output.read() + ended, process.returncode
 
 
 def read_report(path: Path, result: Run) -> set[str]:

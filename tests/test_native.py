@@ -613,6 +613,13 @@ def test_only_the_first_process_waits_for_the_report_when_it_ends() -> None:
 
 
 def test_who_has_the_standard_streams_closed_is_served_after_the_report() -> None:
+    # Not a fork of this process: where uvloop is loaded it aborts forks without these streams.
+    code = "import test_native; test_native.see_that_it_is_served_without_standard_streams()"
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, cwd=Path(__file__).parent, check=True, timeout=LIMIT)
+
+
+def see_that_it_is_served_without_standard_streams() -> None:
     reader, writer = os.pipe()
     ledger = Nowhere()
 
