@@ -13,7 +13,6 @@ import os
 import pickle
 import posix
 import select
-import signal
 import socket
 import socketserver
 import ssl
@@ -30,6 +29,7 @@ import pytest
 from conftest import INET, INET6, KEEPS_CONNECT_ERRORS, Presentation, slow
 from received import send_on
 from test_timeouts import black_hole
+from workers import listening_workers
 
 import smcsock
 from smcsock import Mode, Outcome, Report
@@ -733,40 +733,15 @@ def test_only_selects_servers_by_their_own_address(selected: bool, smc_mode: Mod
 
 def test_a_server_that_is_not_selected_may_be_told_to_listen_in_each_forked_process() -> None:
     """Bound before: each has a TCP socket of its own then, and they share the port."""
-
-    def serve(listener: socket.socket, told: int) -> None:
-        try:
-            listener.listen()
-            os.write(told, b"listens")
-            while True:
-                server, _ = listener.accept()
-                server.sendall(b"x")
-        except OSError as error:
-            os.write(told, errno.errorcode[error.errno or 0].encode())
-        finally:
-            os._exit(0)
-
-    told, tell = os.pipe()
-    workers, heard = [], []
     with smcsock.installed(only="192.0.2.1:1"), socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(("127.0.0.1", 0))
-        try:
-            for _ in range(2):
-                pid = os.fork()
-                if pid == 0:
-                    serve(bound, tell)
-                workers.append(pid)
-                heard.append(os.read(told, 99))
-            with socket.create_connection(bound.getsockname(), LIMIT) as client:
-                assert client.recv(1) == b"x"
-        finally:
-            for pid in workers:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            os.close(told)
-            os.close(tell)
-    assert heard == 2 * [b"listens"]
+        with (
+            listening_workers(bound, 2) as heard,
+            socket.create_connection(bound.getsockname(), LIMIT) as client,
+        ):
+            assert client.recv(1) == b"x"
+    assert heard == 2 * [b"T"]
 
 
 def test_a_selected_socket_keeps_what_was_set_before(inet: Presentation) -> None:

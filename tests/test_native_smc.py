@@ -1,10 +1,8 @@
 """What only a kernel with SMC shows of 'smcsock run' for any program: selection and report."""
 
-import errno
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +14,7 @@ from typing import Any
 import pytest
 from conftest import EXPECTED_MODE, VM_MODE, slow
 from test_native import KIND, under
+from workers import listening_workers
 
 from smcsock import Mode, _native
 from smcsock._dropin._selection import Selection
@@ -113,37 +112,16 @@ def test_a_client_that_is_not_selected_keeps_its_descriptor_and_registrations(ho
 def test_a_server_that_is_not_selected_may_be_told_to_listen_in_each_worker() -> None:
     """Bound before, as by uvicorn and node's cluster: one listener, and not one for each."""
 
-    def serve(listener: socket.socket, told: int) -> None:
-        try:
-            listener.listen()
-            os.write(told, b"T" if not is_smc(listener) else b"S")
-            server, _ = listener.accept()
-            server.sendall(b"x")
-        except OSError as error:
-            os.write(told, errno.errorcode[error.errno or 0].encode())
-        finally:
-            os._exit(0)
-
     def work() -> tuple[list[bytes], list[bytes]]:
-        told, tell = os.pipe()
-        workers, heard = [], []
+        received = []
         with socket.socket() as bound:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind(("127.0.0.1", 0))
-            for _ in range(3):
-                pid = os.fork()
-                if pid == 0:
-                    serve(bound, tell)
-                workers.append(pid)
-                heard.append(os.read(told, 99))
-            received = []
-            if heard == 3 * [b"T"]:
-                for _ in workers:
-                    with socket.create_connection(bound.getsockname()) as client:
-                        received.append(client.recv(1))
-        for pid in workers:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            with listening_workers(bound, 3) as heard:
+                if heard == 3 * [b"T"]:
+                    for _ in heard:
+                        with socket.create_connection(bound.getsockname()) as client:
+                            received.append(client.recv(1))
         return heard, received
 
     only = Selection(["192.0.2.1:*"])
